@@ -1,0 +1,271 @@
+"""A prepared dataset as token ids on disk, and batches of texts of similar length.
+
+`load_splits` tokenizes each split once into `<data>/.tokens-<key>/` (uint32 ids one after the other, int64 offsets)
+and maps the files, so that memory does not grow with the corpus. The order of batches is a function of
+(seed, epoch) alone: a resumed run skips by index, and a rank takes its share of each batch.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training_utils import InputError, World, write_json
+
+UNKNOWN_LANGUAGE = "und"
+WINDOW_BATCHES = 50  # sorted by length together; large, because length goes with language and class
+TOKENIZE_ROWS = 10_000
+
+
+@dataclass
+class Split:
+    """One split's rows: ids of row i are `tokens[offsets[i]:offsets[i + 1]]`."""
+
+    name: str
+    tokens: np.ndarray  # (all tokens) uint32, memory-mapped
+    offsets: np.ndarray  # (rows + 1) int64
+    labels: np.ndarray  # (rows) int64
+    languages: np.ndarray  # (rows) int64, indexes `language_names`
+    clusters: np.ndarray  # (rows) int64
+    class_names: list[str]
+    language_names: list[str]
+    fingerprint: str
+    pad_id: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+    def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """Rows padded to their longest: input_ids and attention_mask (B, T), labels and languages (B)."""
+        starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        mask = np.arange(lengths.max()) < lengths[:, None]
+        ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
+        within = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
+        ids[mask] = self.tokens[np.repeat(starts, lengths) + within]
+        return {
+            "input_ids": torch.from_numpy(ids),
+            "attention_mask": torch.from_numpy(mask),
+            "labels": torch.from_numpy(self.labels[rows]),
+            "languages": torch.from_numpy(self.languages[rows]),
+            "rows": torch.from_numpy(rows.astype(np.int64)),
+        }
+
+
+class BucketedBatches:
+    """Training batches of similar lengths, in an order given by (seed, epoch).
+
+    Rows are shuffled, sorted by length inside windows of 50 global batches, cut into batches, and the batches shuffled.
+    A global batch holds `batch_size` rows for each rank; the epoch's last one may be shorter.
+    """
+
+    def __init__(self, split: Split, batch_size: int, seed: int, world: World) -> None:
+        self.split, self.seed, self.world = split, seed, world
+        self.global_batch = batch_size * world.size
+
+    def __len__(self) -> int:
+        return -(-len(self.split) // self.global_batch)
+
+    def order(self, epoch: int) -> list[np.ndarray]:
+        """Every global batch of an epoch, as row numbers."""
+        generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+        rows, lengths = generator.permutation(len(self.split)), self.split.lengths
+        window = WINDOW_BATCHES * self.global_batch
+        batches = []
+        for start in range(0, len(rows), window):
+            block = rows[start : start + window]
+            block = block[np.argsort(lengths[block], kind="stable")]
+            batches += [block[i : i + self.global_batch] for i in range(0, len(block), self.global_batch)]
+        return [batches[i] for i in generator.permutation(len(batches))]
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Tensor]]:
+        """This rank's micro-batches from number `start` on; `global_rows` counts the rows of all ranks.
+
+        A rank that the last batch leaves empty-handed takes one of its rows with `weight` 0, to stay in step.
+        """
+        for rows in self.order(epoch)[start:]:
+            own = rows[self.world.rank :: self.world.size]
+            batch = self.split.batch(own if len(own) else rows[:1])
+            yield {**batch, "weight": len(own), "global_rows": len(rows)}
+
+
+def evaluation_batches(split: Split, world: World, max_tokens: int = 16_384) -> Iterator[dict[str, Tensor]]:
+    """Every row once over all ranks, sorted by length, at most `max_tokens` padded tokens a batch."""
+    lengths = split.lengths
+    rows = np.argsort(lengths, kind="stable")[world.rank :: world.size]
+    start = 0
+    while start < len(rows):
+        longest = lengths[rows[start : start + max_tokens]]
+        fits = int(np.searchsorted(longest * np.arange(1, len(longest) + 1), max_tokens, side="right"))
+        yield split.batch(rows[start : start + max(1, fits)])
+        start += max(1, fits)
+
+
+# ---------------------------------------------------------------- tokenizing
+
+
+def load_tokenizer(name: str):
+    """A tokenizer from a folder or the hub, checked to give ids at all."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:
+        where = (
+            "is not a tokenizer folder"
+            if Path(name).exists()
+            else "is no local folder, and the hub gave nothing"
+        )
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"--tokenizer {name}: {where} ({reason}); name a folder with tokenizer.json"
+        ) from None
+    if tokenizer.pad_token_id is None:
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def tokenize(tokenizer, texts: list[str], seq_len: int) -> list[list[int]]:
+    """Ids of each text, cut to `seq_len` with the tokenizer's closing token kept; never empty."""
+    ids = tokenizer(texts, truncation=True, max_length=seq_len, return_attention_mask=False)["input_ids"]
+    return [row or [tokenizer.pad_token_id] for row in ids]
+
+
+def load_splits(
+    data: str, tokenizer, seq_len: int, names: list[str], world: World
+) -> tuple[dict[str, Split], list[str]]:
+    """The named splits of a prepared dataset and the class names; tokenized by rank 0 where no cache is found."""
+    from datasets import load_from_disk
+
+    if not Path(data).is_dir():
+        raise InputError(f"--data {data}: no such folder; make one with prepare_lspc.py")
+    try:
+        dataset = load_from_disk(data)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"--data {data}: not a prepared dataset ({reason}); make one with prepare_lspc.py"
+        ) from None
+    missing = [name for name in names if name not in dataset]
+    if missing:
+        have = ", ".join(dataset)
+        raise InputError(f"--data {data}: no split named {missing[0]!r} (it holds {have})")
+    splits = {}
+    for name in names:
+        with world.main_first():
+            splits[name] = _load_split(Path(data), name, dataset[name], tokenizer, seq_len, world)
+    first = splits[names[0]]
+    for split in splits.values():
+        if split.class_names != first.class_names:
+            raise InputError(f"--data {data}: split {split.name!r} has other classes than {first.name!r}")
+        split.pad_id = tokenizer.pad_token_id
+    return splits, first.class_names
+
+
+def _load_split(data: Path, name: str, rows, tokenizer, seq_len: int, world: World) -> Split:
+    columns = _columns(data, name, rows)
+    fingerprint = _fingerprint(data, name, rows)
+    key = hashlib.sha256(
+        json.dumps([fingerprint, tokenizer.backend_tokenizer.to_str(), seq_len, columns]).encode()
+    ).hexdigest()[:16]
+    folder = data / f".tokens-{key}"
+    if not (folder / "done.json").exists():
+        _write_cache(folder, name, rows, columns, tokenizer, seq_len, verbose=world.is_main)
+    done = json.loads((folder / "done.json").read_text())
+    offsets = np.load(folder / "offsets.npy")
+    return Split(
+        name=name,
+        tokens=np.memmap(folder / "tokens.bin", dtype=np.uint32, mode="r"),
+        offsets=offsets,
+        labels=np.load(folder / "labels.npy"),
+        languages=np.load(folder / "languages.npy"),
+        clusters=np.load(folder / "clusters.npy"),
+        class_names=rows.features["label"].names,
+        language_names=done["language_names"],
+        fingerprint=fingerprint,
+    )
+
+
+def _columns(data: Path, name: str, rows) -> dict[str, str | list[str] | None]:
+    """Which columns hold what: `text`, or `title` with or without `description`; `language` or `lang`."""
+    have = rows.column_names
+    text = ["text"] if "text" in have else [c for c in ("title", "description") if c in have]
+    if not text:
+        raise InputError(
+            f"--data {data}: split {name!r} has no column 'text' or 'title' (it has {', '.join(have)})"
+        )
+    if not hasattr(rows.features.get("label"), "names"):
+        raise InputError(
+            f"--data {data}: split {name!r} needs a ClassLabel column 'label'; see prepare_lspc.py"
+        )
+    if len(rows) == 0:
+        raise InputError(f"--data {data}: split {name!r} is empty")
+    language = next((c for c in ("language", "lang") if c in have), None)
+    return {"text": text, "language": language, "cluster": "cluster" if "cluster" in have else None}
+
+
+def _fingerprint(data: Path, name: str, rows) -> str:
+    """A hash over the split's files, so that changed rows are never served from an old cache."""
+    digest = hashlib.sha256()
+    for file in sorted((data / name).glob("*.arrow")):
+        with open(file, "rb") as opened:
+            while block := opened.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _write_cache(
+    folder: Path, name: str, rows, columns: dict, tokenizer, seq_len: int, verbose: bool
+) -> None:
+    """Tokenize into a folder beside the final one and rename it, so that a killed run leaves no half cache."""
+    from tqdm import tqdm
+
+    from category_classification.language_id import identify
+
+    aside = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+    except OSError as error:
+        raise InputError(f"{folder.parent}: cannot write the token cache there ({error.strerror})") from None
+    num_classes, language_index = len(rows.features["label"].names), {}
+    lengths, labels, languages, clusters = [], [], [], []  # one array a block of rows
+    bar = tqdm(total=len(rows), desc=f"tokenizing {name}", unit=" rows", disable=None if verbose else True)
+    with open(aside / "tokens.bin", "wb") as file:
+        for start in range(0, len(rows), TOKENIZE_ROWS):
+            part = rows[start : start + TOKENIZE_ROWS]
+            parts = zip(*(part[c] for c in columns["text"]), strict=True)
+            texts = [" ".join(filter(None, fields)) for fields in parts]
+            ids = tokenize(tokenizer, texts, seq_len)
+            file.write(np.concatenate(ids).astype(np.uint32).tobytes())
+            lengths.append(np.array([len(row) for row in ids]))
+            codes = part[columns["language"]] if columns["language"] else identify(texts)[0]
+            codes = [code or UNKNOWN_LANGUAGE for code in codes]
+            languages.append(np.array([language_index.setdefault(c, len(language_index)) for c in codes]))
+            for number, label in enumerate(part["label"], start):
+                if label is None or not 0 <= label < num_classes:
+                    raise InputError(
+                        f"{folder.parent}: row {number} of {name!r} has label {label}, outside the classes"
+                    )
+            labels.append(np.array(part["label"]))
+            own = range(start, start + len(ids))
+            clusters.append(np.array(part[columns["cluster"]] if columns["cluster"] else own))
+            bar.update(len(ids))
+    bar.close()
+    np.save(aside / "offsets.npy", np.concatenate([[0], *lengths]).cumsum(dtype=np.int64))
+    for column, blocks in (("labels", labels), ("languages", languages), ("clusters", clusters)):
+        np.save(aside / f"{column}.npy", np.concatenate(blocks).astype(np.int64))
+    write_json(
+        aside / "done.json", {"split": name, "rows": len(rows), "language_names": list(language_index)}
+    )
+    aside.rename(folder)

@@ -1,0 +1,113 @@
+"""How a batch of texts lies in memory while the encoder works on it.
+
+`PaddedTokens` keeps (B, T) rows and masks the padding; `PackedTokens` lays all real tokens in one line of N
+and needs no mask, but CUDA's variable-length attention. Both answer the same six questions, so a block never asks
+which one it has.
+
+Letters: B texts, T tokens of the longest, N real tokens in all, H query heads, K key-value heads, D head width.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # an older or a CPU-only build
+    varlen_attn = None
+
+LONGEST_FP32_ATTENTION = (
+    64  # tokens; on a CPU, bfloat16 SDPA's backward is 3-4x slower than float32's up to here
+)
+
+
+class PaddedTokens:
+    """Rows padded to the longest; `mask` is True on real tokens."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask.bool()  # (B, T)
+        self.attention_mask = (
+            None if mask.device.type == "cpu" and bool(self.mask.all()) else self.mask[:, None, None, :]
+        )
+        self.positions = torch.arange(mask.shape[1], device=mask.device)  # (T)
+        self.num_rows = mask.shape[0]
+
+    def pack(self, values: Tensor) -> Tensor:
+        return values  # (B, T)
+
+    def per_row(self, values: Tensor) -> Tensor:
+        """(B) -> (B, 1, 1), to multiply token features with."""
+        return values[:, None, None]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Bidirectional grouped-query attention: (B, T, H, D), (B, T, K, D) x2 -> (B, T, H, D)."""
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (B, heads, T, D)
+        dtype = v.dtype
+        if q.device.type == "cpu":
+            if q.requires_grad and dtype != torch.float32 and q.shape[2] > LONGEST_FP32_ATTENTION:
+                return self._attend_plainly(q.to(dtype), k.to(dtype), v).transpose(1, 2)
+            if q.requires_grad:
+                q, k, v = q.float(), k.float(), v.float()
+            else:
+                q, k = q.to(dtype), k.to(dtype)
+            with torch.autocast("cpu", enabled=False):
+                out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.attention_mask, enable_gqa=True)
+            return out.transpose(1, 2).to(dtype)
+        groups = q.shape[1] // k.shape[1]  # fused kernels with a mask want one key head a query head
+        k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+        out = F.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v, attn_mask=self.attention_mask)
+        return out.transpose(1, 2)
+
+    def _attend_plainly(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Two matrix products and a softmax: the fast bfloat16 backward on a CPU."""
+        heads, groups = q.shape[1], q.shape[1] // k.shape[1]
+        q = q.unflatten(1, (k.shape[1], groups))  # (B, K, H / K, T, D)
+        scores = q @ k.unsqueeze(2).mT / math.sqrt(q.shape[-1])  # (B, K, H / K, T, T)
+        if self.attention_mask is not None:
+            scores = scores.masked_fill(~self.attention_mask.unsqueeze(2), float("-inf"))
+        out = scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v.unsqueeze(2)
+        return out.flatten(1, 2) if heads else out
+
+    def mean(self, x: Tensor) -> Tensor:
+        """(B, T, D) -> (B, D) over real tokens, summed in fp32."""
+        mask = self.mask.unsqueeze(-1)
+        return (x.float() * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+class PackedTokens:
+    """Real tokens only, one text after the other (CUDA)."""
+
+    def __init__(self, mask: Tensor) -> None:
+        mask = mask.bool()
+        self.num_rows, self.longest = mask.shape
+        self.kept = mask.flatten().nonzero().squeeze(1)  # (N)
+        self.lengths = mask.sum(1)  # (B)
+        self.row_of = self.kept // self.longest  # (N)
+        self.positions = self.kept % self.longest  # (N)
+        self.boundaries = F.pad(self.lengths.cumsum(0), (1, 0)).to(torch.int32)  # (B + 1)
+
+    def pack(self, values: Tensor) -> Tensor:
+        return values.flatten()[self.kept]  # (B, T) -> (N)
+
+    def per_row(self, values: Tensor) -> Tensor:
+        return values[self.row_of].unsqueeze(-1)  # (B) -> (N, 1)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(N, H, D), (N, K, D) x2 -> (N, H, D)."""
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        return varlen_attn(
+            q, k, v, self.boundaries, self.boundaries, self.longest, self.longest, enable_gqa=True
+        )
+
+    def mean(self, x: Tensor) -> Tensor:
+        total = x.new_zeros(self.num_rows, x.shape[-1], dtype=torch.float32)
+        total = total.index_add(0, self.row_of, x.float())
+        return total / self.lengths.clamp(min=1).unsqueeze(-1)
+
+
+def lay_out(mask: Tensor) -> PaddedTokens | PackedTokens:
+    """Packed where variable-length attention runs: CUDA under fp16 or bf16 autocast."""
+    half = torch.is_autocast_enabled("cuda") and mask.is_cuda
+    return PackedTokens(mask) if half and varlen_attn is not None else PaddedTokens(mask)

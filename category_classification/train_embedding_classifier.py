@@ -1,0 +1,79 @@
+"""Train the compact encoder with its v1 head.
+
+    poetry run python category_classification/train_embedding_classifier.py --data DIR --out DIR --amp
+
+In: a dataset written by prepare_lspc.py. Out: config.json, metrics.jsonl, checkpoint-epochN.pt, best.pt (highest
+validation macro-F1), summary.json with the test metrics, learning_curve.png, and the tokenizer that best.pt needs.
+"""
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
+from category_classification.lspc import load_splits, load_tokenizer
+from category_classification.training import (
+    add_training_args,
+    end_epoch,
+    finish,
+    rate,
+    start_run,
+    train_one_epoch,
+)
+from training_utils import init_distributed, pick_device, run_script, seed_everything
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_training_args(parser)
+    parser.add_argument("--classifier_dropout", type=rate, default=0.1, help="in the head")
+    return parser.parse_args()
+
+
+def compute_loss(model: nn.Module, batch: dict[str, Any], args: argparse.Namespace) -> tuple[Tensor, dict]:
+    logits = model(batch["input_ids"], batch["attention_mask"])
+    return F.cross_entropy(logits.float(), batch["labels"]), {}
+
+
+def main() -> None:
+    args = parse_args()
+    world = init_distributed()
+    device = pick_device(args.device, world.local_rank)
+    seed_everything(args.seed + world.rank)
+
+    # Data
+    tokenizer = load_tokenizer(args.tokenizer)
+    names = [args.train_split, "validation", "test"]
+    splits, class_names = load_splits(args.data, tokenizer, args.seq_len, names, world)
+
+    # Model
+    config = EncoderConfig(
+        vocab_size=len(tokenizer),
+        embedding_dropout=args.embedding_dropout,
+        max_drop_path=args.max_drop_path,
+        sparse_embedding_gradient=args.embedding_update == "rows",
+    )
+    model = EmbeddingClassifier(config, len(class_names), args.classifier_dropout).to(device)
+    settings = {"config": asdict(config), "num_classes": len(class_names), "dropout": args.classifier_dropout}
+    info = {"model": "EmbeddingClassifier", "model_settings": settings, "class_names": class_names}
+
+    # Optimizer, schedule, resume
+    run = start_run(args, world, device, model, splits[args.train_split], info, tokenizer)
+
+    # Train
+    while not run.finished:
+        train_one_epoch(run, compute_loss)
+        end_epoch(run, splits["validation"])
+
+    # Test
+    finish(run, splits)
+
+
+if __name__ == "__main__":
+    run_script(main)

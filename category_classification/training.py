@@ -1,0 +1,486 @@
+"""The mechanics that the train scripts share: flags, the batch loop, evaluation, checkpoints, resume.
+
+A script owns the story (model, loss, epochs) and hands `compute_loss(model, batch, args) -> (loss, parts)` to
+`train_one_epoch`; nothing here knows which version it trains.
+"""
+
+import argparse
+import math
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from category_classification.lspc import BucketedBatches, Split, evaluation_batches
+from category_classification.metrics import ConfusionByLanguage, classification_report, fit_temperature
+from category_classification.row_adamw import RowAdamW
+from training_utils import (
+    LR_SCHEDULES,
+    InputError,
+    RunLog,
+    StopSignal,
+    World,
+    accumulate,
+    autocast,
+    describe_run,
+    latest_checkpoint,
+    load_checkpoint,
+    make_grad_scaler,
+    make_lr_scheduler,
+    optimizer_step,
+    save_checkpoint,
+)
+
+ComputeLoss = Callable[[nn.Module, dict[str, Any], argparse.Namespace], tuple[Tensor, dict[str, Tensor]]]
+
+# A resume with another value of one of these is allowed, but is not the run that was stopped.
+EXACT_SETTINGS = (
+    "batch_size grad_accum seed seq_len lr weight_decay max_grad_norm lr_schedule lr_warmup_steps lr_min_scale "
+    "amp amp_dtype embedding_update embedding_dropout token_dropout max_drop_path classifier_dropout train_split"
+).split()
+
+
+def add_training_args(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", required=True, help="folder written by prepare_lspc.py")
+    data.add_argument("--out", required=True, help="folder of this run: checkpoints, metrics, plots")
+    data.add_argument("--tokenizer", default="Qwen/Qwen3-Embedding-0.6B", help="hub name or local folder")
+    data.add_argument("--seq_len", type=positive, default=256, help="tokens a text is cut to")
+    data.add_argument(
+        "--train_split", default="train", help="'full' holds the test rows as well: ask for it by name"
+    )
+
+    optim = parser.add_argument_group("optimization")
+    optim.add_argument("--epochs", type=positive, default=5)
+    optim.add_argument(
+        "--max_steps", type=positive, help="stop after N optimizer steps in all; sizes the schedule too"
+    )
+    optim.add_argument("--batch_size", type=positive, default=256, help="texts a micro-batch and process")
+    optim.add_argument("--grad_accum", type=positive, default=1, help="micro-batches a step")
+    optim.add_argument("--lr", type=positive_float, default=2e-4)
+    optim.add_argument("--lr_schedule", choices=sorted(LR_SCHEDULES), default="cosine")
+    optim.add_argument("--lr_warmup_steps", type=int, help="default: a twentieth of all steps")
+    optim.add_argument(
+        "--lr_min_scale", type=float, default=0.05, help="last learning rate, as a part of --lr"
+    )
+    optim.add_argument("--weight_decay", type=float, default=0.01)
+    optim.add_argument("--max_grad_norm", type=float, default=1.0, help="0 = no clipping")
+    optim.add_argument(
+        "--embedding_update", choices=("dense", "rows"), default="dense", help="rows: see row_adamw.py"
+    )
+    optim.add_argument(
+        "--embedding_dropout", type=rate, default=0.0, help="on features of the token embeddings"
+    )
+    optim.add_argument(
+        "--token_dropout", type=rate, default=0.0, help="share of tokens left out of a training text"
+    )
+    optim.add_argument("--max_drop_path", type=rate, default=0.1, help="of the last block; the first has 0")
+
+    run = parser.add_argument_group("run")
+    run.add_argument("--resume", help="a checkpoint-*.pt, or 'auto' for the newest sound one in --out")
+    run.add_argument("--save_every", type=positive, default=1, help="epochs between checkpoint-epochN.pt")
+    run.add_argument(
+        "--save_every_steps", type=int, default=0, help="steps between checkpoint-last.pt (0 = off)"
+    )
+    run.add_argument("--keep_last", type=int, default=0, help="epoch checkpoints kept (0 = all)")
+    run.add_argument("--log_every", type=positive, default=50, help="steps between training records")
+    run.add_argument(
+        "--max_bad_steps", type=positive, default=10, help="non-finite losses in a row that end the run"
+    )
+    run.add_argument("--amp", action="store_true", help="mixed precision: fp16 on CUDA, bfloat16 on a CPU")
+    run.add_argument("--amp_dtype", choices=("auto", "float16", "bfloat16"), default="auto")
+    run.add_argument("--compile", action="store_true", help="compile the encoder's blocks")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    run.add_argument("--seed", type=int, default=42)
+    run.add_argument("--wandb", action="store_true", help="mirror the records to Weights & Biases")
+    run.add_argument("--lang_min_samples", type=int, default=1000, help="rows a reported language needs")
+    run.add_argument("--lang_top_k", type=int, default=5, help="languages reported (0 = all)")
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def positive_float(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def rate(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
+    return value
+
+
+@dataclass
+class Run:
+    """What belongs to one training run, and where it has got to (`progress` travels in the checkpoint)."""
+
+    args: argparse.Namespace
+    world: World
+    device: torch.device
+    model: nn.Module
+    loader: BucketedBatches
+    progress: dict[str, Any]
+    log: RunLog
+    stop: StopSignal = field(default_factory=StopSignal)
+
+    def __post_init__(self) -> None:
+        args = self.args
+        steps_per_epoch = math.ceil(len(self.loader) / args.grad_accum)
+        self.total_steps = min(args.epochs * steps_per_epoch, args.max_steps or math.inf)
+        if args.lr_warmup_steps is None:
+            args.lr_warmup_steps = self.total_steps // 20
+        sparse = args.embedding_update == "rows"
+        fused = self.device.type in ("cpu", "cuda")
+        adamw = RowAdamW if sparse else torch.optim.AdamW
+        self.optimizer = adamw(
+            self.model.parameters(), lr=args.lr, weight_decay=args.weight_decay, fused=fused
+        )
+        self.scheduler = make_lr_scheduler(
+            self.optimizer, args.lr_schedule, args.lr_warmup_steps, self.total_steps, args.lr_min_scale
+        )
+        self.scaler = make_grad_scaler(self.device, args.amp, args.amp_dtype)
+        self.wrapped = self.model  # in DDP once training starts
+        self.bad_steps = 0
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        return dict(model=self.model, optimizer=self.optimizer, scheduler=self.scheduler, scaler=self.scaler)
+
+    @property
+    def bar_off(self) -> bool | None:
+        return None if self.world.is_main else True  # None: tqdm shows a bar on a terminal only
+
+    @property
+    def finished(self) -> bool:
+        return self.progress["epoch"] >= self.args.epochs or self.progress["step"] >= self.total_steps
+
+    def autocast(self):
+        return autocast(self.device, self.args.amp, self.args.amp_dtype)
+
+    def say(self, line: str) -> None:
+        if self.world.is_main:
+            tqdm.write(line)
+
+
+def start_run(
+    args: argparse.Namespace,
+    world: World,
+    device: torch.device,
+    model: nn.Module,
+    train: Split,
+    info: dict[str, Any],
+    tokenizer: Any,
+) -> Run:
+    """Optimizer, schedule, log; and the state of the checkpoint that `--resume` names."""
+    out = Path(args.out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file; name a folder")
+    if not args.resume and any(out.glob("checkpoint-*.pt")):
+        raise InputError(
+            f"--out {out}: already holds a run; add --resume auto to go on, or name another folder"
+        )
+    loader = BucketedBatches(train, args.batch_size, args.seed, world)
+    progress = {
+        **info,
+        "epoch": 0,
+        "batch": 0,
+        "step": 0,
+        "best_macro_f1": -1.0,
+        "data_fingerprint": train.fingerprint,
+        "world_size": world.size,
+    }
+    path = latest_checkpoint(out) if args.resume == "auto" else args.resume
+    log = RunLog(out, vars(args) | describe_run(device), args.wandb, world.is_main)
+    run = Run(args, world, device, model, loader, progress, log)
+    if path:
+        _resume(run, Path(path))
+    elif args.resume:
+        run.say(f"resume: no checkpoint in {out}, starting from the beginning")
+    if world.is_main:
+        tokenizer.save_pretrained(out / "tokenizer")  # best.pt and these files are all that prediction needs
+    progress["settings"] = {name: getattr(args, name, None) for name in EXACT_SETTINGS}
+    progress["total_steps"] = run.total_steps
+    run.log.rewind(progress["step"])
+    if args.compile:
+        for block in model.encoder.blocks:
+            block.compile(dynamic=True)
+    run.wrapped = world.wrap(model)
+    return run
+
+
+def _resume(run: Run, path: Path) -> None:
+    args, now = run.args, dict(run.progress)
+    stored = load_checkpoint(path, world=run.world, **run.parts)
+    for name in ("class_names", "model"):
+        if stored.get(name) != now[name]:
+            raise InputError(f"{path}: was trained with {name} {stored.get(name)}, this run has {now[name]}")
+    for name in ("data_fingerprint", "world_size"):
+        if stored[name] != now[name]:
+            run.say(f"resume: not exact, {name} was {stored[name]}, is {now[name]}")
+    for name, value in stored["settings"].items():
+        if value != getattr(args, name, None) and not (
+            name == "lr_warmup_steps" and args.lr_warmup_steps is None
+        ):
+            run.say(f"resume: not exact, --{name} was {value}, is {getattr(args, name, None)}")
+    if stored["total_steps"] != run.total_steps:
+        run.say(
+            f"resume: the schedule's {stored['total_steps']} steps become {run.total_steps}, followed from here on"
+        )
+    rows_done = stored["batch"] * stored["settings"]["batch_size"] * stored["world_size"]
+    run.progress.update({k: stored[k] for k in ("epoch", "step", "best_macro_f1")})
+    run.progress["batch"] = min(rows_done // run.loader.global_batch, len(run.loader))
+    # The flags of this command rule, not those the optimizer was stored with.
+    factor = run.scheduler.lr_lambdas[0](run.scheduler.last_epoch)
+    run.scheduler.base_lrs = [args.lr] * len(run.optimizer.param_groups)
+    for group in run.optimizer.param_groups:
+        group.update(initial_lr=args.lr, lr=args.lr * factor, weight_decay=args.weight_decay)
+    run.say(f"resume: {path}, epoch {run.progress['epoch'] + 1}, step {run.progress['step']}")
+
+
+# ---------------------------------------------------------------- training
+
+
+def train_one_epoch(run: Run, compute_loss: ComputeLoss) -> None:
+    """The rest of the current epoch. Saves, logs and stops by the run's flags; a non-finite loss never steps."""
+    args, progress = run.args, run.progress
+    run.wrapped.train()
+    batches = run.loader.epoch(progress["epoch"], start=progress["batch"])
+    bar = tqdm(total=len(run.loader), initial=progress["batch"], unit=" batches", disable=run.bar_off)
+    bar.set_description(f"epoch {progress['epoch'] + 1}")
+    interval = Interval(run)
+    for group in accumulate(batches, args.grad_accum):
+        loss, parts = _backward(run, group, compute_loss)
+        finite = torch.tensor([loss, float(bool(run.stop))])
+        loss, stopping = run.world.sum(finite).tolist()
+        norm, stepped = float("nan"), False
+        if math.isfinite(loss):
+            norm, stepped = optimizer_step(
+                run.optimizer, run.scaler, run.model.parameters(), run.scheduler, args.max_grad_norm
+            )
+        run.optimizer.zero_grad(set_to_none=True)
+        progress["batch"] += len(group)
+        progress["step"] += 1
+        _check_step(run, group, loss, stepped)
+        interval.add(group, loss, parts, norm)
+        bar.update(len(group))
+        if progress["step"] % args.log_every == 0:
+            interval.close()
+        if stopping:
+            save(run, "checkpoint-last.pt")
+            run.say(f"stopped after step {progress['step']}; --resume auto goes on from there")
+            raise SystemExit(run.stop.exit_status)
+        if args.save_every_steps and progress["step"] % args.save_every_steps == 0:
+            save(run, "checkpoint-last.pt")
+        if progress["step"] >= run.total_steps:
+            break
+    bar.close()
+    interval.close()
+
+
+def _backward(run: Run, group: list[dict], compute_loss: ComputeLoss) -> tuple[float, dict[str, float]]:
+    """Gradients of the mean loss over all rows of the group, however its micro-batches and ranks share them."""
+    rows = sum(batch["global_rows"] for batch in group)
+    total, parts = torch.zeros((), device=run.device), {}
+    for number, batch in enumerate(group, 1):
+        between = run.world.size > 1 and number < len(group)  # ranks exchange gradients once a step
+        with run.wrapped.no_sync() if between else nullcontext():
+            with run.autocast():
+                loss, batch_parts = compute_loss(run.wrapped, to_device(batch, run.device), run.args)
+            share = batch["weight"] / rows
+            run.scaler.scale(loss * (share * run.world.size)).backward()  # DDP takes the mean over ranks
+        total += loss.detach() * share
+        for name, value in batch_parts.items():
+            parts[name] = parts.get(name, 0.0) + float(value) * share
+    return float(total), parts
+
+
+def _check_step(run: Run, group: list[dict], loss: float, stepped: bool) -> None:
+    """Name a step that was left out; end the run after `--max_bad_steps` of them in a row."""
+    if stepped or (
+        math.isfinite(loss) and run.scaler.is_enabled()
+    ):  # fp16 overflows are the scaler's business
+        run.bad_steps = 0
+        return
+    run.bad_steps += 1
+    rows = torch.cat([batch["rows"] for batch in group]).tolist()
+    what = "loss" if not math.isfinite(loss) else "gradient"
+    run.say(f"step {run.progress['step']}: non-finite {what}, weights left alone; rows {rows[:16]}")
+    if run.bad_steps >= run.args.max_bad_steps:
+        raise InputError(
+            f"{run.bad_steps} steps in a row had a non-finite {what} (last: step {run.progress['step']}); "
+            "the last checkpoint is kept, try a lower --lr"
+        )
+
+
+class Interval:
+    """Means over the steps since the last training record."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._reset()
+
+    def _reset(self) -> None:
+        self.steps, self.rows, self.started, self.sums = 0, 0, time.perf_counter(), {}
+
+    def add(self, group: list[dict], loss: float, parts: dict[str, float], norm: float) -> None:
+        self.steps += 1
+        self.rows += sum(batch["global_rows"] for batch in group)
+        for name, value in {"loss": loss, **parts, "grad_norm": norm}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def close(self) -> None:
+        if not self.steps:
+            return
+        run, step, epoch = self.run, self.run.progress["step"], self.run.progress["epoch"] + 1
+        means = {name: value / self.steps for name, value in self.sums.items()}
+        means = {name: value if math.isfinite(value) else None for name, value in means.items()}
+        speed = self.rows / (time.perf_counter() - self.started)
+        lr = run.optimizer.param_groups[0]["lr"]
+        run.log.log("train", step, epoch, **means, lr=lr, samples_per_second=round(speed, 1))
+        loss = "non-finite" if means["loss"] is None else f"{means['loss']:.4f}"
+        run.say(f"epoch {epoch} step {step}/{run.total_steps}  loss {loss}  lr {lr:.2e}  {speed:.0f} rows/s")
+        self._reset()
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    if device.type == "cpu":
+        return batch
+    pin = device.type == "cuda"  # page-locked memory is copied while the CPU goes on
+    return {
+        name: (value.pin_memory() if pin else value).to(device, non_blocking=pin)
+        if torch.is_tensor(value)
+        else value
+        for name, value in batch.items()
+    }
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def save(run: Run, name: str) -> None:
+    """Write a checkpoint; the last but one stays as `checkpoint-previous.pt`, in case the newest is damaged."""
+    out = Path(run.args.out)
+    last = out / "checkpoint-last.pt"
+    if run.world.is_main and last.exists():
+        os.replace(last, out / "checkpoint-previous.pt")
+    save_checkpoint(out / name, run.progress, run.world, **run.parts)
+    if not run.world.is_main:
+        return
+    if name != last.name:
+        os.link(out / name, last)  # one file under two names
+    if run.args.keep_last:
+        epochs = sorted(out.glob("checkpoint-epoch*.pt"), key=lambda path: path.stat().st_mtime_ns)
+        for path in epochs[: -run.args.keep_last]:
+            path.unlink()
+
+
+def end_epoch(run: Run, validation: Split) -> dict[str, Any]:
+    """Evaluate, keep `best.pt` if validation macro-F1 rose, write the epoch's checkpoint."""
+    args, progress = run.args, run.progress
+    result = evaluate(run, validation)
+    epoch, step, macro_f1 = progress["epoch"] + 1, progress["step"], result.report["macro_f1"]
+    run.log.log("validation", step, epoch, **result.summary)
+    run.say(f"epoch {epoch} validation  " + "  ".join(f"{k} {v:.4f}" for k, v in result.summary.items()))
+    if progress["batch"] >= len(run.loader):  # --max_steps may end a run inside an epoch
+        progress["epoch"], progress["batch"] = epoch, 0
+    if macro_f1 > progress["best_macro_f1"]:
+        progress["best_macro_f1"] = macro_f1
+        temperature = fit_temperature(result.logits, result.labels)
+        best = {**progress, "temperature": temperature, "validation": result.summary}
+        save_checkpoint(Path(args.out) / "best.pt", best, run.world, model=run.model)
+    if epoch % args.save_every == 0 or run.finished:
+        save(run, f"checkpoint-epoch{epoch}.pt")
+    return result.report
+
+
+# ---------------------------------------------------------------- evaluation
+
+
+def finish(run: Run, splits: dict[str, Split]) -> None:
+    """Test metrics of the best weights, with `summary.json` and the learning curve."""
+    out = Path(run.args.out)
+    best = load_checkpoint(out / "best.pt", restore_rng=False, model=run.model)
+    result = evaluate(run, splits["test"])
+    run.log.log("test", best["step"], best["epoch"], **result.summary)
+    run.say("test  " + "  ".join(f"{k} {v:.4f}" for k, v in result.summary.items()))
+    if not run.world.is_main:
+        return
+    from category_classification.report import plot_learning_curve
+
+    plot_learning_curve(out / "metrics.jsonl", out / "learning_curve.png")
+    run.log.finish(
+        {
+            "test": result.report,
+            "best_validation_macro_f1": best["best_macro_f1"],
+            "best_step": best["step"],
+            "temperature": best["temperature"],
+            "steps": run.progress["step"],
+            "parameters": sum(p.numel() for p in run.model.parameters()),
+            "seed": run.args.seed,
+            "data_fingerprint": run.progress["data_fingerprint"],
+            **describe_run(run.device),
+        }
+    )
+
+
+@dataclass
+class Evaluation:
+    """A split's logits and labels in row order, and the report made of them."""
+
+    logits: np.ndarray  # (rows, classes) float32
+    labels: np.ndarray  # (rows)
+    loss: float
+    report: dict[str, Any]
+    samples_per_second: float
+
+    @property
+    def summary(self) -> dict[str, float]:
+        keys = ("macro_f1", "micro_f1", "accuracy")
+        return {
+            "loss": self.loss,
+            **{k: self.report[k] for k in keys},
+            "samples_per_second": self.samples_per_second,
+        }
+
+
+@torch.no_grad()
+def predict_logits(model: nn.Module, batch: dict[str, Any], device: torch.device) -> Tensor:
+    batch = to_device(batch, device)
+    return model(batch["input_ids"], batch["attention_mask"]).float()
+
+
+def evaluate(run: Run, split: Split) -> Evaluation:
+    """Metrics over all ranks' rows."""
+    started = time.perf_counter()
+    model, num_languages = run.model.eval(), len(split.language_names)
+    logits = torch.zeros(len(split), len(split.class_names))
+    confusion = ConfusionByLanguage(num_languages, len(split.class_names), device=run.device)
+    for batch in evaluation_batches(split, run.world):
+        with run.autocast():
+            out = predict_logits(model, batch, run.device)
+        logits[batch["rows"]] = out.cpu()
+        confusion.update(batch["languages"].to(run.device), batch["labels"].to(run.device), out.argmax(-1))
+    logits, counts = run.world.sum(logits), run.world.sum(confusion.counts.cpu())
+    report = classification_report(
+        counts, split.class_names, split.language_names, run.args.lang_min_samples, run.args.lang_top_k
+    )
+    loss = F.cross_entropy(logits.double(), torch.from_numpy(split.labels)).item()
+    speed = len(split) / (time.perf_counter() - started)
+    return Evaluation(logits.numpy(), split.labels, loss, report, round(speed, 1))

@@ -1,0 +1,440 @@
+"""What every training script shares: errors, seeds, AMP, schedules, checkpoints, ranks and the run log."""
+
+import errno
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+# ---------------------------------------------------------------- errors and files
+
+
+class InputError(Exception):
+    """The user's input cannot be used; the message is one line naming file, row and remedy."""
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's `main`: bad input ends in one line and status 2, a full disk in one line and status 1."""
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except torch.OutOfMemoryError as error:
+        print(f"error: out of memory; a smaller --batch_size helps ({str(error)[:120]})", file=sys.stderr)
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise
+        print(f"error: cannot write {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(1) from None
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a file beside `path`; on success fsync it and rename it into place, on failure leave `path` as it was.
+
+    A reader sees the old file or the whole new one, also after a crash or on a full disk.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException as error:
+        aside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the rename itself must survive a power cut
+    finally:
+        os.close(directory)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with replacing(path) as file:
+        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+# ---------------------------------------------------------------- seeds and devices
+
+
+def seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def get_rng_state() -> dict[str, Any]:
+    """All generators' states, in types that `torch.load(weights_only=True)` reads."""
+    _, key, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (torch.from_numpy(key.astype(np.int64)), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    key, position, has_gauss, cached = state["numpy"]
+    np.random.set_state(("MT19937", key.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
+    """`auto` is CUDA, else MPS, else the CPU; under torchrun each process takes the card of its local rank."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        if device.type == "cuda":
+            device = torch.device("cuda", local_rank if device.index is None else device.index)
+            torch.cuda.set_device(device)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: not usable here ({reason}); try --device cpu") from None
+    return device
+
+
+def autocast(device: torch.device, enabled: bool, dtype: str = "auto") -> AbstractContextManager:
+    """AMP's forward context. `auto` is fp16 on CUDA and bfloat16 on a CPU; other devices run in fp32."""
+    if not enabled or device.type not in ("cuda", "cpu"):
+        return nullcontext()
+    half = device.type == "cuda" and dtype in ("auto", "float16")
+    return torch.autocast(device.type, dtype=torch.float16 if half else torch.bfloat16)
+
+
+def make_grad_scaler(device: torch.device, enabled: bool, dtype: str = "auto") -> torch.amp.GradScaler:
+    """A scaler that works for fp16 on CUDA and is a no-op everywhere else."""
+    half = enabled and device.type == "cuda" and dtype in ("auto", "float16")
+    return torch.amp.GradScaler("cuda", enabled=half)
+
+
+# ---------------------------------------------------------------- steps and schedules
+
+
+def accumulate(loader: Iterable, steps: int) -> Iterator[list]:
+    """Lists of `steps` micro-batches; the last, shorter list is a real step."""
+    group = []
+    for batch in loader:
+        group.append(batch)
+        if len(group) == steps:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+    """Scale all gradients to a global 2-norm of at most `max_norm`; returns the norm before. Sparse ones count too."""
+    parameters = [p for p in parameters if p.grad is not None]
+    for p in parameters:
+        if p.grad.is_sparse:
+            p.grad = p.grad.coalesce()  # repeated rows must be summed before they are squared
+    grads = [p.grad.values() if p.grad.is_sparse else p.grad for p in parameters]
+    if not grads:
+        return torch.zeros(())
+    norm = nn.utils.get_total_norm(grads)
+    if max_norm:
+        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(grads, scale)
+    return norm
+
+
+def optimizer_step(
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    parameters: Iterable[nn.Parameter],
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    max_grad_norm: float | None = None,
+) -> tuple[float, bool]:
+    """Unscale, clip, step, zero. Returns (gradient norm, stepped); a non-finite gradient never steps the weights."""
+    scaler.unscale_(optimizer)
+    norm = float(clip_gradients(parameters, max_grad_norm))
+    finite = math.isfinite(norm)
+    if finite or scaler.is_enabled():  # fp16: the scaler itself skips an overflow and lowers its scale
+        scaler.step(optimizer)
+        scaler.update()
+    if finite and scheduler is not None:
+        scheduler.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm, finite
+
+
+def warmup_cosine(step: int, warmup_steps: int, total_steps: int, min_scale: float = 0.0) -> float:
+    """Learning-rate factor: linear from 1/warmup_steps to 1, then half a cosine to `min_scale` at `total_steps`."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return min_scale + (1 - min_scale) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def warmup_linear(step: int, warmup_steps: int, total_steps: int, min_scale: float = 0.0) -> float:
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return 1 - (1 - min_scale) * progress
+
+
+def warmup_constant(step: int, warmup_steps: int, total_steps: int, min_scale: float = 0.0) -> float:
+    return min(1.0, (step + 1) / max(1, warmup_steps))
+
+
+LR_SCHEDULES = {"cosine": warmup_cosine, "linear": warmup_linear, "constant": warmup_constant}
+
+
+def make_lr_scheduler(
+    optimizer: torch.optim.Optimizer, kind: str, warmup_steps: int, total_steps: int, min_scale: float = 0.0
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The factor is a function of the step alone, so a resume with another `total_steps` simply follows the new curve."""
+    curve = LR_SCHEDULES[kind]
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: curve(step, warmup_steps, total_steps, min_scale)
+    )
+
+
+# ---------------------------------------------------------------- ranks
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one torchrun; a single process is a world of one whose operations do nothing."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return DistributedDataParallel(model) if self.size > 1 else model
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so; over gloo, so that no CUDA stream has to wait."""
+        return bool(self.sum(torch.tensor(int(flag)))) if self.size > 1 else flag
+
+    def gather(self, value: Any) -> list[Any]:
+        values = [value] * self.size
+        if self.size > 1:
+            dist.all_gather_object(values, value)
+        return values
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Rank 0 does the block's work while the others wait, then they find it done."""
+        if self.size > 1 and not self.is_main:
+            dist.barrier()
+        yield
+        if self.size > 1 and self.is_main:
+            dist.barrier()
+
+
+def init_distributed() -> World:
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return World()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    return World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def save_checkpoint(path: Path, progress: dict[str, Any], world: World = World(), **parts: Any) -> None:  # noqa: B008
+    """Write `{"progress", "rng", name: part.state_dict()}` whole or not at all. Every rank calls it, rank 0 writes."""
+    rng = world.gather(get_rng_state())
+    if not world.is_main:
+        return
+    state = {"progress": progress, "rng": rng, **{name: part.state_dict() for name, part in parts.items()}}
+    with replacing(path) as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # the zip writer's form of a failed write
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+
+
+def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
+    """A checkpoint's contents on the CPU. Only tensors and plain values are ever built: a hostile file runs no code."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:
+        what = (
+            "holds objects other than tensors and plain values, none was run"
+            if zipfile.is_zipfile(path)
+            else "is damaged"
+        )
+        raise InputError(f"{path}: checkpoint {what} ({type(error).__name__}); use another one") from None
+    if not isinstance(state, dict) or not isinstance(state.get("progress"), dict):
+        raise InputError(f"{path}: not a checkpoint of this project; use a checkpoint-*.pt or best.pt")
+    return state
+
+
+def load_checkpoint(
+    path: Path,
+    *,
+    restore_rng: bool = True,
+    world: World = World(),
+    **parts: Any,  # noqa: B008
+) -> dict[str, Any]:
+    """Restore `parts` and the random generators from `path`; returns the stored progress."""
+    state = read_checkpoint(path)
+    for name, part in parts.items():
+        try:
+            part.load_state_dict(state[name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(f"{path}: its {name} does not fit this run ({reason})") from None
+    if restore_rng and len(state["rng"]) == world.size:
+        set_rng_state(state["rng"][world.rank])
+    return state["progress"]
+
+
+def latest_checkpoint(out: Path) -> Path | None:
+    """The furthest `checkpoint-*.pt` in `out` that reads without damage; damaged ones are named and skipped."""
+    found = []
+    for path in Path(out).glob("checkpoint-*.pt"):
+        try:
+            found.append(
+                (read_checkpoint(path, mmap=True)["progress"]["step"], path.stat().st_mtime_ns, path)
+            )
+        except (InputError, KeyError) as error:
+            warnings.warn(f"skipped {path}: {error}", stacklevel=2)
+    for _, _, path in sorted(found, reverse=True):
+        with zipfile.ZipFile(path) as archive:
+            try:
+                damaged = archive.testzip()  # the checksums of every tensor
+            except (zipfile.BadZipFile, OSError) as error:
+                damaged = error
+        if damaged is None:
+            return path
+        warnings.warn(f"skipped {path}: damaged at {damaged}", stacklevel=2)
+    return None
+
+
+# ---------------------------------------------------------------- the run's record
+
+
+class StopSignal:
+    """SIGTERM or SIGINT asks for a stop after the running step; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, _frame: object) -> None:
+        self.number = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def __bool__(self) -> bool:
+        return self.number != 0
+
+    @property
+    def exit_status(self) -> int:
+        return 128 + (self.number or signal.SIGTERM)
+
+
+def describe_run(device: torch.device) -> dict[str, Any]:
+    """What a reader needs to repeat a run: command, versions, machine and commit."""
+    git = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    )
+    return {
+        "command": " ".join(sys.argv),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy")},
+        },
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "git_commit": git.stdout.strip() or None,
+    }
+
+
+class RunLog:
+    """`config.json`, `metrics.jsonl` and `summary.json` in `out`; with `wandb`, the same records there too."""
+
+    def __init__(self, out: Path, config: dict[str, Any], wandb: bool = False, is_main: bool = True) -> None:
+        self.out, self.is_main, self.started, self._wandb = Path(out), is_main, time.time(), None
+        if not is_main:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(self.out / "config.json", config)
+        if wandb:
+            import wandb as wandb_module
+
+            self._wandb = wandb_module.init(dir=str(self.out), config=config, name=self.out.name)
+
+    def rewind(self, step: int) -> None:
+        """Drop records after `step` (and a half line left by a kill): the run goes on from there."""
+        path = self.out / "metrics.jsonl"
+        if not self.is_main or not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError):
+                continue
+        with replacing(path) as file:
+            file.write("".join(kept).encode())
+
+    def log(self, split: str, step: int, epoch: int, **values: Any) -> None:
+        if not self.is_main:
+            return
+        record = {"split": split, "step": step, "epoch": epoch, **values}
+        with open(self.out / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+        if self._wandb:
+            self._wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        if not self.is_main:
+            return
+        write_json(
+            self.out / "summary.json", {**summary, "wall_seconds": round(time.time() - self.started, 1)}
+        )
+        if self._wandb:
+            self._wandb.finish()
