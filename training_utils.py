@@ -33,7 +33,7 @@ class InputError(Exception):
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`: bad input ends in one line and status 2, a full disk in one line and status 1."""
+    """Run a script's `main`: bad input ends in one line and status 2, a full disk in one and status 1."""
     try:
         main()
     except InputError as error:
@@ -54,7 +54,7 @@ def run_script(main: Callable[[], None]) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a file beside `path`; on success fsync it and rename it into place, on failure leave `path` as it was.
+    """Open a file beside `path`; on success fsync it and rename it into place, on failure leave `path` be.
 
     A reader sees the old file or the whole new one, also after a crash or on a full disk.
     """
@@ -113,12 +113,13 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
-    """`auto` is CUDA, else MPS, else the CPU; under torchrun each process takes the card of its local rank."""
+    """`auto` is CUDA, else MPS, else the CPU; under torchrun a process takes the card of its local rank."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
         if device.type == "cuda":
+            torch.cuda.init()
             device = torch.device("cuda", local_rank if device.index is None else device.index)
             torch.cuda.set_device(device)
         torch.zeros(1, device=device)
@@ -158,7 +159,7 @@ def accumulate(loader: Iterable, steps: int) -> Iterator[list]:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Scale all gradients to a global 2-norm of at most `max_norm`; returns the norm before. Sparse ones count too."""
+    """Scale all gradients, sparse ones too, to a global 2-norm of at most `max_norm`; returns the norm before."""
     parameters = [p for p in parameters if p.grad is not None]
     for p in parameters:
         if p.grad.is_sparse:
@@ -180,7 +181,7 @@ def optimizer_step(
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
     max_grad_norm: float | None = None,
 ) -> tuple[float, bool]:
-    """Unscale, clip, step, zero. Returns (gradient norm, stepped); a non-finite gradient never steps the weights."""
+    """Unscale, clip, step, zero. Returns (gradient norm, stepped); a non-finite gradient never steps."""
     scaler.unscale_(optimizer)
     norm = float(clip_gradients(parameters, max_grad_norm))
     finite = math.isfinite(norm)
@@ -194,7 +195,7 @@ def optimizer_step(
 
 
 def warmup_cosine(step: int, warmup_steps: int, total_steps: int, min_scale: float = 0.0) -> float:
-    """Learning-rate factor: linear from 1/warmup_steps to 1, then half a cosine to `min_scale` at `total_steps`."""
+    """Factor on the learning rate: linear from 1 / warmup_steps to 1, then half a cosine to `min_scale`."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
@@ -218,7 +219,7 @@ LR_SCHEDULES = {"cosine": warmup_cosine, "linear": warmup_linear, "constant": wa
 def make_lr_scheduler(
     optimizer: torch.optim.Optimizer, kind: str, warmup_steps: int, total_steps: int, min_scale: float = 0.0
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """The factor is a function of the step alone, so a resume with another `total_steps` simply follows the new curve."""
+    """The factor is a function of the step: a resume with another `total_steps` follows the new curve."""
     curve = LR_SCHEDULES[kind]
     return torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: curve(step, warmup_steps, total_steps, min_scale)
@@ -279,7 +280,7 @@ def init_distributed() -> World:
 
 
 def save_checkpoint(path: Path, progress: dict[str, Any], world: World = World(), **parts: Any) -> None:  # noqa: B008
-    """Write `{"progress", "rng", name: part.state_dict()}` whole or not at all. Every rank calls it, rank 0 writes."""
+    """Write `{"progress", "rng", name: part.state_dict()}` whole or not at all. All ranks call, rank 0 writes."""
     rng = world.gather(get_rng_state())
     if not world.is_main:
         return
@@ -292,7 +293,7 @@ def save_checkpoint(path: Path, progress: dict[str, Any], world: World = World()
 
 
 def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
-    """A checkpoint's contents on the CPU. Only tensors and plain values are ever built: a hostile file runs no code."""
+    """A checkpoint's contents, on the CPU. Only tensors and plain values are built: no file can run code."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
@@ -331,7 +332,7 @@ def load_checkpoint(
 
 
 def latest_checkpoint(out: Path) -> Path | None:
-    """The furthest `checkpoint-*.pt` in `out` that reads without damage; damaged ones are named and skipped."""
+    """The furthest `checkpoint-*.pt` in `out` that is sound; damaged ones are named and skipped."""
     found = []
     for path in Path(out).glob("checkpoint-*.pt"):
         try:
@@ -393,7 +394,7 @@ def describe_run(device: torch.device) -> dict[str, Any]:
 
 
 class RunLog:
-    """`config.json`, `metrics.jsonl` and `summary.json` in `out`; with `wandb`, the same records there too."""
+    """`config.json`, `metrics.jsonl`, `summary.json` in `out`; with `wandb`, the same records there too."""
 
     def __init__(self, out: Path, config: dict[str, Any], wandb: bool = False, is_main: bool = True) -> None:
         self.out, self.is_main, self.started, self._wandb = Path(out), is_main, time.time(), None

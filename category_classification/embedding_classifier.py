@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from category_classification.token_layout import PackedTokens, PaddedTokens, lay_out
+from category_classification.token_layout import PackedTokens, PaddedTokens, at_least_fp32, lay_out
 
 Tokens = PaddedTokens | PackedTokens
 
@@ -50,7 +50,7 @@ class RotaryEmbedding(nn.Module):
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """(B, T, heads, head_size), turned by its position; computed in fp32."""
-    x1, x2 = x.float().chunk(2, dim=-1)
+    x1, x2 = at_least_fp32(x).chunk(2, dim=-1)
     return torch.cat((x1 * cos - x2 * sin, x2 * cos + x1 * sin), dim=-1)
 
 
@@ -121,7 +121,8 @@ class EmbeddingEncoder(nn.Module):
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
         self.rotary = RotaryEmbedding(config.hidden_size // config.num_attention_heads, config.rope_theta)
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.num_layers))
-        self.drop_path_rates = torch.linspace(0, config.max_drop_path, config.num_layers).tolist()
+        last = max(1, config.num_layers - 1)
+        self.drop_path_rates = [config.max_drop_path * i / last for i in range(config.num_layers)]
         self.final_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.apply(init_weights)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from training_utils import InputError, World, write_json
 
 UNKNOWN_LANGUAGE = "und"
-WINDOW_BATCHES = 50  # sorted by length together; large, because length goes with language and class
+WINDOW_BATCHES = 200  # sorted by length together; large, because length goes with language and class
 TOKENIZE_ROWS = 10_000
 
 
@@ -45,15 +45,25 @@ class Split:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
-    def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """Rows padded to their longest: input_ids and attention_mask (B, T), labels and languages (B)."""
+    def batch(
+        self, rows: np.ndarray, token_dropout: float = 0.0, generator: np.random.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Rows padded to their longest: input_ids and attention_mask (B, T), labels and languages (B).
+
+        `token_dropout` leaves out that share of the tokens, never a text's closing one; the others move up.
+        """
         starts, lengths = self.offsets[rows], self.offsets[rows + 1] - self.offsets[rows]
+        row_of = np.repeat(np.arange(len(rows)), lengths)
+        within = np.arange(len(row_of)) - (lengths.cumsum() - lengths)[row_of]
+        ids = self.tokens[starts[row_of] + within]
+        if token_dropout:
+            kept = (generator.random(len(ids)) >= token_dropout) | (within == lengths[row_of] - 1)
+            ids, lengths = ids[kept], np.bincount(row_of[kept], minlength=len(rows))
         mask = np.arange(lengths.max()) < lengths[:, None]
-        ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
-        within = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths, lengths)
-        ids[mask] = self.tokens[np.repeat(starts, lengths) + within]
+        padded = np.full(mask.shape, self.pad_id, dtype=np.int64)
+        padded[mask] = ids
         return {
-            "input_ids": torch.from_numpy(ids),
+            "input_ids": torch.from_numpy(padded),
             "attention_mask": torch.from_numpy(mask),
             "labels": torch.from_numpy(self.labels[rows]),
             "languages": torch.from_numpy(self.languages[rows]),
@@ -64,12 +74,14 @@ class Split:
 class BucketedBatches:
     """Training batches of similar lengths, in an order given by (seed, epoch).
 
-    Rows are shuffled, sorted by length inside windows of 50 global batches, cut into batches, and the batches shuffled.
+    Rows are shuffled, sorted by length inside windows of 200 global batches, cut into batches, and the batches shuffled.
     A global batch holds `batch_size` rows for each rank; the epoch's last one may be shorter.
     """
 
-    def __init__(self, split: Split, batch_size: int, seed: int, world: World) -> None:
-        self.split, self.seed, self.world = split, seed, world
+    def __init__(
+        self, split: Split, batch_size: int, seed: int, world: World, token_dropout: float = 0.0
+    ) -> None:
+        self.split, self.seed, self.world, self.token_dropout = split, seed, world, token_dropout
         self.global_batch = batch_size * world.size
 
     def __len__(self) -> int:
@@ -92,9 +104,11 @@ class BucketedBatches:
 
         A rank that the last batch leaves empty-handed takes one of its rows with `weight` 0, to stay in step.
         """
-        for rows in self.order(epoch)[start:]:
-            own = rows[self.world.rank :: self.world.size]
-            batch = self.split.batch(own if len(own) else rows[:1])
+        rank, size = self.world.rank, self.world.size
+        for number, rows in enumerate(self.order(epoch)[start:], start):
+            own = rows[rank::size]
+            generator = np.random.Generator(np.random.PCG64([self.seed, epoch, number, rank]))
+            batch = self.split.batch(own if len(own) else rows[:1], self.token_dropout, generator)
             yield {**batch, "weight": len(own), "global_rows": len(rows)}
 
 
@@ -141,35 +155,37 @@ def tokenize(tokenizer, texts: list[str], seq_len: int) -> list[list[int]]:
     return [row or [tokenizer.pad_token_id] for row in ids]
 
 
-def load_splits(
-    data: str, tokenizer, seq_len: int, names: list[str], world: World
-) -> tuple[dict[str, Split], list[str]]:
-    """The named splits of a prepared dataset and the class names; tokenized by rank 0 where no cache is found."""
+def open_dataset(data: str, names: list[str]):
+    """The prepared dataset at `data`, once it is sure that the named splits can be read as texts with labels."""
     from datasets import load_from_disk
 
     if not Path(data).is_dir():
         raise InputError(f"--data {data}: no such folder; make one with prepare_lspc.py")
     try:
         dataset = load_from_disk(data)
+        have = list(dataset.keys())
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
-        raise InputError(
-            f"--data {data}: not a prepared dataset ({reason}); make one with prepare_lspc.py"
-        ) from None
-    missing = [name for name in names if name not in dataset]
-    if missing:
-        have = ", ".join(dataset)
-        raise InputError(f"--data {data}: no split named {missing[0]!r} (it holds {have})")
+        raise InputError(f"--data {data}: not a dataset of prepare_lspc.py ({reason})") from None
+    for name in names:
+        if name not in have:
+            raise InputError(f"--data {data}: no split named {name!r} (it holds {', '.join(have)})")
+        _columns(data, name, dataset[name])
+        if dataset[name].features["label"].names != dataset[names[0]].features["label"].names:
+            raise InputError(f"--data {data}: split {name!r} has other classes than {names[0]!r}")
+    return dataset
+
+
+def load_splits(
+    data: str, names: list[str], dataset, tokenizer, seq_len: int, world: World
+) -> dict[str, Split]:
+    """The named splits as token ids; rank 0 tokenizes those without a cache."""
     splits = {}
     for name in names:
         with world.main_first():
             splits[name] = _load_split(Path(data), name, dataset[name], tokenizer, seq_len, world)
-    first = splits[names[0]]
-    for split in splits.values():
-        if split.class_names != first.class_names:
-            raise InputError(f"--data {data}: split {split.name!r} has other classes than {first.name!r}")
-        split.pad_id = tokenizer.pad_token_id
-    return splits, first.class_names
+        splits[name].pad_id = tokenizer.pad_token_id
+    return splits
 
 
 def _load_split(data: Path, name: str, rows, tokenizer, seq_len: int, world: World) -> Split:
@@ -196,7 +212,7 @@ def _load_split(data: Path, name: str, rows, tokenizer, seq_len: int, world: Wor
     )
 
 
-def _columns(data: Path, name: str, rows) -> dict[str, str | list[str] | None]:
+def _columns(data: Path | str, name: str, rows) -> dict[str, str | list[str] | None]:
     """Which columns hold what: `text`, or `title` with or without `description`; `language` or `lang`."""
     have = rows.column_names
     text = ["text"] if "text" in have else [c for c in ("title", "description") if c in have]

@@ -32,13 +32,13 @@ class RowAdamW(torch.optim.AdamW):
         rows, g = gradient.indices()[0], gradient.values()  # (U), (U, D)
         state = self.state[table]
         if not state:
-            state["row_steps"] = torch.zeros(len(table), 1, device=table.device)
+            state["step"] = torch.zeros(len(table), 1, device=table.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(table), torch.zeros_like(table)
         beta1, beta2 = group["betas"]
-        steps = state["row_steps"][rows] + 1
+        steps = state["step"][rows] + 1
         mean = state["exp_avg"][rows].lerp_(g, 1 - beta1)
         square = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(g, g, value=1 - beta2)
-        state["row_steps"][rows], state["exp_avg"][rows], state["exp_avg_sq"][rows] = steps, mean, square
+        state["step"][rows], state["exp_avg"][rows], state["exp_avg_sq"][rows] = steps, mean, square
         denominator = (square / (1 - beta2**steps)).sqrt_().add_(group["eps"])
         update = (mean / (1 - beta1**steps)).div_(denominator)
         table[rows] = table[rows] * (1 - group["lr"] * group["weight_decay"]) - group["lr"] * update

@@ -23,6 +23,10 @@ LONGEST_FP32_ATTENTION = (
 )
 
 
+def at_least_fp32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class PaddedTokens:
     """Rows padded to the longest; `mask` is True on real tokens."""
 
@@ -49,7 +53,7 @@ class PaddedTokens:
             if q.requires_grad and dtype != torch.float32 and q.shape[2] > LONGEST_FP32_ATTENTION:
                 return self._attend_plainly(q.to(dtype), k.to(dtype), v).transpose(1, 2)
             if q.requires_grad:
-                q, k, v = q.float(), k.float(), v.float()
+                q, k, v = at_least_fp32(q), at_least_fp32(k), at_least_fp32(v)
             else:
                 q, k = q.to(dtype), k.to(dtype)
             with torch.autocast("cpu", enabled=False):
@@ -62,18 +66,18 @@ class PaddedTokens:
 
     def _attend_plainly(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Two matrix products and a softmax: the fast bfloat16 backward on a CPU."""
-        heads, groups = q.shape[1], q.shape[1] // k.shape[1]
+        groups = q.shape[1] // k.shape[1]
         q = q.unflatten(1, (k.shape[1], groups))  # (B, K, H / K, T, D)
         scores = q @ k.unsqueeze(2).mT / math.sqrt(q.shape[-1])  # (B, K, H / K, T, T)
         if self.attention_mask is not None:
             scores = scores.masked_fill(~self.attention_mask.unsqueeze(2), float("-inf"))
         out = scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v.unsqueeze(2)
-        return out.flatten(1, 2) if heads else out
+        return out.flatten(1, 2)
 
     def mean(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, D) over real tokens, summed in fp32."""
         mask = self.mask.unsqueeze(-1)
-        return (x.float() * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return (at_least_fp32(x) * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
 class PackedTokens:
@@ -102,8 +106,8 @@ class PackedTokens:
         )
 
     def mean(self, x: Tensor) -> Tensor:
-        total = x.new_zeros(self.num_rows, x.shape[-1], dtype=torch.float32)
-        total = total.index_add(0, self.row_of, x.float())
+        x = at_least_fp32(x)
+        total = x.new_zeros(self.num_rows, x.shape[-1]).index_add(0, self.row_of, x)
         return total / self.lengths.clamp(min=1).unsqueeze(-1)
 
 

@@ -2,22 +2,23 @@
 
     poetry run python category_classification/train_embedding_classifier.py --data DIR --out DIR --amp
 
-In: a dataset written by prepare_lspc.py. Out: config.json, metrics.jsonl, checkpoint-epochN.pt, best.pt (highest
-validation macro-F1), summary.json with the test metrics, learning_curve.png, and the tokenizer that best.pt needs.
+In: a dataset written by prepare_lspc.py. Out: config.json, metrics.jsonl, checkpoint-epochN.pt, best.pt
+(highest validation macro-F1), summary.json with the test metrics, learning_curve.png, and tokenizer/, which
+best.pt needs.
 """
 
 import argparse
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
-from category_classification.lspc import load_splits, load_tokenizer
+from category_classification.embedding_classifier import EmbeddingClassifier
+from category_classification.lspc import load_splits, load_tokenizer, open_dataset
 from category_classification.training import (
     add_training_args,
+    encoder_config,
     end_epoch,
     finish,
     rate,
@@ -48,17 +49,14 @@ def main() -> None:
     seed_everything(args.seed + world.rank)
 
     # Data
-    tokenizer = load_tokenizer(args.tokenizer)
     names = [args.train_split, "validation", "test"]
-    splits, class_names = load_splits(args.data, tokenizer, args.seq_len, names, world)
+    dataset = open_dataset(args.data, names)
+    tokenizer = load_tokenizer(args.tokenizer)
+    splits = load_splits(args.data, names, dataset, tokenizer, args.seq_len, world)
+    class_names = splits["test"].class_names
 
     # Model
-    config = EncoderConfig(
-        vocab_size=len(tokenizer),
-        embedding_dropout=args.embedding_dropout,
-        max_drop_path=args.max_drop_path,
-        sparse_embedding_gradient=args.embedding_update == "rows",
-    )
+    config = encoder_config(args, len(tokenizer))
     model = EmbeddingClassifier(config, len(class_names), args.classifier_dropout).to(device)
     settings = {"config": asdict(config), "num_classes": len(class_names), "dropout": args.classifier_dropout}
     info = {"model": "EmbeddingClassifier", "model_settings": settings, "class_names": class_names}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from category_classification.embedding_classifier import EncoderConfig
 from category_classification.lspc import BucketedBatches, Split, evaluation_batches
 from category_classification.metrics import ConfusionByLanguage, classification_report, fit_temperature
 from category_classification.row_adamw import RowAdamW
@@ -44,8 +45,9 @@ ComputeLoss = Callable[[nn.Module, dict[str, Any], argparse.Namespace], tuple[Te
 
 # A resume with another value of one of these is allowed, but is not the run that was stopped.
 EXACT_SETTINGS = (
-    "batch_size grad_accum seed seq_len lr weight_decay max_grad_norm lr_schedule lr_warmup_steps lr_min_scale "
-    "amp amp_dtype embedding_update embedding_dropout token_dropout max_drop_path classifier_dropout train_split"
+    "batch_size grad_accum seed seq_len lr weight_decay max_grad_norm lr_schedule lr_warmup_steps "
+    "lr_min_scale amp amp_dtype embedding_update embedding_dropout token_dropout max_drop_path "
+    "classifier_dropout train_split"
 ).split()
 
 
@@ -85,6 +87,12 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
     )
     optim.add_argument("--max_drop_path", type=rate, default=0.1, help="of the last block; the first has 0")
 
+    size = parser.add_argument_group("encoder size (the defaults are the published model)")
+    size.add_argument("--num_layers", type=positive, default=10)
+    size.add_argument(
+        "--hidden_size", type=multiple_of_192, default=384, help="64 a head, 3 heads a key-value head"
+    )
+
     run = parser.add_argument_group("run")
     run.add_argument("--resume", help="a checkpoint-*.pt, or 'auto' for the newest sound one in --out")
     run.add_argument("--save_every", type=positive, default=1, help="epochs between checkpoint-epochN.pt")
@@ -120,11 +128,31 @@ def positive_float(text: str) -> float:
     return value
 
 
+def multiple_of_192(text: str) -> int:
+    value = positive(text)
+    if value % 192:
+        raise argparse.ArgumentTypeError(f"{text} is not a multiple of 192")
+    return value
+
+
 def rate(text: str) -> float:
     value = float(text)
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
     return value
+
+
+def encoder_config(args: argparse.Namespace, vocab_size: int) -> EncoderConfig:
+    return EncoderConfig(
+        vocab_size=vocab_size,
+        hidden_size=args.hidden_size,
+        num_layers=args.num_layers,
+        num_attention_heads=args.hidden_size // 64,
+        num_key_value_heads=args.hidden_size // 192,
+        embedding_dropout=args.embedding_dropout,
+        max_drop_path=args.max_drop_path,
+        sparse_embedding_gradient=args.embedding_update == "rows",
+    )
 
 
 @dataclass
@@ -137,7 +165,7 @@ class Run:
     model: nn.Module
     loader: BucketedBatches
     progress: dict[str, Any]
-    log: RunLog
+    log: RunLog | None = None
     stop: StopSignal = field(default_factory=StopSignal)
 
     def __post_init__(self) -> None:
@@ -196,7 +224,7 @@ def start_run(
         raise InputError(
             f"--out {out}: already holds a run; add --resume auto to go on, or name another folder"
         )
-    loader = BucketedBatches(train, args.batch_size, args.seed, world)
+    loader = BucketedBatches(train, args.batch_size, args.seed, world, args.token_dropout)
     progress = {
         **info,
         "epoch": 0,
@@ -207,17 +235,17 @@ def start_run(
         "world_size": world.size,
     }
     path = latest_checkpoint(out) if args.resume == "auto" else args.resume
-    log = RunLog(out, vars(args) | describe_run(device), args.wandb, world.is_main)
-    run = Run(args, world, device, model, loader, progress, log)
+    run = Run(args, world, device, model, loader, progress)
     if path:
         _resume(run, Path(path))
     elif args.resume:
         run.say(f"resume: no checkpoint in {out}, starting from the beginning")
-    if world.is_main:
-        tokenizer.save_pretrained(out / "tokenizer")  # best.pt and these files are all that prediction needs
     progress["settings"] = {name: getattr(args, name, None) for name in EXACT_SETTINGS}
     progress["total_steps"] = run.total_steps
+    run.log = RunLog(out, vars(args) | describe_run(device), args.wandb, world.is_main)
     run.log.rewind(progress["step"])
+    if world.is_main:
+        tokenizer.save_pretrained(out / "tokenizer")  # best.pt and these files are all that prediction needs
     if args.compile:
         for block in model.encoder.blocks:
             block.compile(dynamic=True)
@@ -241,7 +269,7 @@ def _resume(run: Run, path: Path) -> None:
             run.say(f"resume: not exact, --{name} was {value}, is {getattr(args, name, None)}")
     if stored["total_steps"] != run.total_steps:
         run.say(
-            f"resume: the schedule's {stored['total_steps']} steps become {run.total_steps}, followed from here on"
+            f"resume: the schedule's {stored['total_steps']} steps become {run.total_steps}, from here on"
         )
     rows_done = stored["batch"] * stored["settings"]["batch_size"] * stored["world_size"]
     run.progress.update({k: stored[k] for k in ("epoch", "step", "best_macro_f1")})
@@ -258,7 +286,7 @@ def _resume(run: Run, path: Path) -> None:
 
 
 def train_one_epoch(run: Run, compute_loss: ComputeLoss) -> None:
-    """The rest of the current epoch. Saves, logs and stops by the run's flags; a non-finite loss never steps."""
+    """The rest of the current epoch. Saves, logs and stops by the flags; a non-finite loss never steps."""
     args, progress = run.args, run.progress
     run.wrapped.train()
     batches = run.loader.epoch(progress["epoch"], start=progress["batch"])
@@ -295,7 +323,7 @@ def train_one_epoch(run: Run, compute_loss: ComputeLoss) -> None:
 
 
 def _backward(run: Run, group: list[dict], compute_loss: ComputeLoss) -> tuple[float, dict[str, float]]:
-    """Gradients of the mean loss over all rows of the group, however its micro-batches and ranks share them."""
+    """Gradients of the mean loss over the group's rows, however micro-batches and ranks share them."""
     rows = sum(batch["global_rows"] for batch in group)
     total, parts = torch.zeros((), device=run.device), {}
     for number, batch in enumerate(group, 1):
@@ -375,7 +403,7 @@ def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 def save(run: Run, name: str) -> None:
-    """Write a checkpoint; the last but one stays as `checkpoint-previous.pt`, in case the newest is damaged."""
+    """Write a checkpoint; the one before stays as `checkpoint-previous.pt`, in case the newest is damaged."""
     out = Path(run.args.out)
     last = out / "checkpoint-last.pt"
     if run.world.is_main and last.exists():

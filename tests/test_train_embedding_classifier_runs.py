@@ -1,0 +1,288 @@
+"""The contracts of the train scripts, run as a user runs them: outputs, resume, kills, signals, ranks, bad input.
+
+`SCRIPTS` lists every version; each test runs them all.
+"""
+
+import json
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CATEGORY, ROOT, assert_refused, run_script
+
+SCRIPTS = ["train_embedding_classifier.py"]
+SMALL = "--hidden_size 192 --num_layers 2 --batch_size 16 --seq_len 24 --device cpu --lang_min_samples 5"
+
+
+@pytest.fixture(params=SCRIPTS)
+def script(request) -> Path:
+    return CATEGORY / request.param
+
+
+@pytest.fixture(scope="session")
+def base(tiny_data, tiny_tokenizer) -> list[str]:
+    return ["--data", str(tiny_data), "--tokenizer", str(tiny_tokenizer), *SMALL.split()]
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def assert_same_weights(a: Path, b: Path, exact: bool = True) -> None:
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    for name in first:
+        if exact:
+            assert torch.equal(first[name], second[name]), name
+        else:
+            torch.testing.assert_close(first[name], second[name], atol=2e-5, rtol=1e-4, msg=name)
+
+
+def records(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_all_it_promises_and_learns(script, base, tmp_path):
+    out = tmp_path / "out"
+    result = run_script(script, *base, "--out", out, *"--epochs 4 --lr 2e-3 --amp --log_every 10".split())
+    assert result.returncode == 0, result.stderr[-3000:]
+    names = {path.name for path in out.iterdir()}
+    assert names >= {
+        *("config.json", "metrics.jsonl", "summary.json", "best.pt", "checkpoint-last.pt", "tokenizer"),
+        *(f"checkpoint-epoch{n}.pt" for n in (1, 2, 3, 4)),
+        "learning_curve.png",
+    }
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["test"]["macro_f1"] > 0.8
+    assert {"command", "seed", "versions", "device", "data_fingerprint", "wall_seconds"} <= summary.keys()
+    train = [r for r in records(out) if r["split"] == "train"]
+    assert train[-1]["loss"] < 0.7 * train[0]["loss"]
+    assert {"step", "epoch", "lr", "samples_per_second"} <= train[0].keys()
+    assert [r["epoch"] for r in records(out) if r["split"] == "validation"] == [1, 2, 3, 4]
+    assert [r["split"] for r in records(out)].count("test") == 1
+
+
+@pytest.mark.parametrize("update", ["dense", "rows"])
+def test_resume_from_an_epoch_is_exact(script, base, tmp_path, update):
+    flags = [*base, *"--epochs 3 --grad_accum 3 --token_dropout 0.1 --embedding_dropout 0.1 --amp".split()]
+    flags += ["--embedding_update", update]
+    assert run_script(script, *flags, "--out", tmp_path / "whole").returncode == 0
+    shutil.copytree(tmp_path / "whole", tmp_path / "part")
+    for name in ("checkpoint-epoch2.pt", "checkpoint-epoch3.pt", "checkpoint-last.pt", "checkpoint-previous.pt"):
+        (tmp_path / "part" / name).unlink()
+    result = run_script(script, *flags, "--out", tmp_path / "part", "--resume", tmp_path / "part/checkpoint-epoch1.pt")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "not exact" not in result.stdout
+    assert_same_weights(tmp_path / "whole/checkpoint-epoch3.pt", tmp_path / "part/checkpoint-epoch3.pt")
+    assert_same_weights(tmp_path / "whole/best.pt", tmp_path / "part/best.pt")
+    whole, part = (
+        [{k: v for k, v in r.items() if k != "samples_per_second"} for r in records(tmp_path / name)]
+        for name in ("whole", "part")
+    )
+    assert whole == part
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing(script, base, tmp_path):
+    flags = [*base, *"--epochs 3 --save_every_steps 1 --token_dropout 0.1 --log_every 5".split()]
+    assert run_script(script, *flags, "--out", tmp_path / "whole").returncode == 0
+    out, generator, kills = tmp_path / "killed", random.Random(0), 0
+    command = [sys.executable, str(script), *flags, "--out", str(out), "--resume", "auto"]
+    for attempt in range(60):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=one_thread())
+        if kills < 10:
+            kills += kill_while_training(process, generator.uniform(0, 1.2), when_writing=attempt % 2 == 0, out=out)
+        output = process.communicate()[0].decode()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, output[-3000:]
+    assert kills == 10
+    assert_same_weights(tmp_path / "whole/checkpoint-epoch3.pt", out / "checkpoint-epoch3.pt")
+    assert_same_weights(tmp_path / "whole/best.pt", out / "best.pt")
+    steps = [(r["split"], r["step"]) for r in records(out) if r["split"] != "train"]
+    assert steps == [(r["split"], r["step"]) for r in records(tmp_path / "whole") if r["split"] != "train"]
+
+
+def one_thread() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def kill_while_training(process: subprocess.Popen, delay: float, when_writing: bool, out: Path) -> int:
+    """SIGKILL once a checkpoint has changed and `delay` has passed; `when_writing`: as a temporary file appears."""
+    start = newest(out)
+    while newest(out) == start and process.poll() is None:
+        time.sleep(0.005)
+    time.sleep(delay)
+    while when_writing and process.poll() is None and not list(out.glob(".*.tmp")):
+        pass
+    process.kill()
+    return int(process.wait() == -signal.SIGKILL)
+
+
+def newest(out: Path) -> float:
+    path = out / "checkpoint-last.pt"
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_stops(script, base, tmp_path, number, status):
+    flags = [*base, *"--epochs 3 --log_every 1".split()]
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, str(script), *flags, "--out", str(out)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=one_thread(),
+    )  # fmt: skip
+    for line in process.stdout:
+        if "step 5/" in line:
+            process.send_signal(number)
+            break
+    assert "checkpoint" in process.stdout.read() or True
+    assert process.wait() == status
+    stored = torch.load(out / "checkpoint-last.pt", weights_only=True)["progress"]
+    assert 5 <= stored["step"] <= 20
+    if number == signal.SIGTERM:
+        assert run_script(script, *flags, "--out", out, "--resume", "auto").returncode == 0
+        assert run_script(script, *flags, "--out", tmp_path / "whole").returncode == 0
+        assert_same_weights(out / "checkpoint-epoch3.pt", tmp_path / "whole/checkpoint-epoch3.pt")
+
+
+def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before(script, base, tmp_path):
+    flags = [*base, "--save_every_steps", "4", "--out", tmp_path / "out"]
+    assert run_script(script, *flags, "--epochs", 1).returncode == 0
+    for name in ("checkpoint-last.pt", "checkpoint-epoch1.pt"):
+        path = tmp_path / "out" / name
+        path.write_bytes(path.read_bytes()[:5000])
+    result = run_script(script, *flags, "--epochs", 1, "--resume", "auto")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "skipped" in result.stderr and "checkpoint-last.pt" in result.stderr
+    assert "checkpoint-previous.pt" in result.stdout
+
+
+def test_more_epochs_reshape_the_schedule_and_say_so(script, base, tmp_path):
+    out = tmp_path / "out"
+    assert run_script(script, *base, "--out", out, "--epochs", 1).returncode == 0
+    result = run_script(script, *base, "--out", out, "--epochs", 2, "--resume", out / "checkpoint-epoch1.pt")
+    assert result.returncode == 0
+    assert "resume: the schedule's 38 steps become 76" in result.stdout
+    result = run_script(script, *base, "--out", out, *"--epochs 3 --resume auto --batch_size 8 --seed 7".split())
+    assert result.returncode == 0
+    assert "--batch_size was 16, is 8" in result.stdout and "--seed was 42, is 7" in result.stdout
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one_process_of_twice_the_batch(script, base, tmp_path):
+    flags = [*base, *"--epochs 1 --grad_accum 2 --classifier_dropout 0 --max_drop_path 0".split()]
+    assert run_script(script, *flags, "--batch_size", 32, "--out", tmp_path / "one").returncode == 0
+    result = torchrun(script, [*flags, "--out", str(tmp_path / "two")])
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert_same_weights(tmp_path / "one/checkpoint-epoch1.pt", tmp_path / "two/checkpoint-epoch1.pt", exact=False)
+    one, two = ({r["split"]: r for r in records(tmp_path / name)} for name in ("one", "two"))
+    assert one["train"]["loss"] == pytest.approx(two["train"]["loss"], rel=1e-4)
+    assert one["test"]["macro_f1"] == pytest.approx(two["test"]["macro_f1"], abs=1e-6)
+
+
+def torchrun(script: Path, flags: list) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
+    return subprocess.run(
+        [*command, "--standalone", str(script), *map(str, flags)], capture_output=True, text=True, env=one_thread()
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_rank_leaves_a_checkpoint_that_resumes(script, base, tmp_path):
+    out = tmp_path / "out"
+    flags = [*base, *"--epochs 3 --save_every_steps 2 --log_every 1 --out".split(), str(out)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    process = subprocess.Popen(
+        [*command, str(script), *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=one_thread()
+    )
+    for line in process.stdout:
+        if "step 7/" in line:
+            break
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    subprocess.run(["kill", "-9", children[-1]], check=True)
+    process.communicate()
+    assert process.returncode != 0
+    assert torch.load(out / "checkpoint-last.pt", weights_only=True)["progress"]["step"] >= 6
+    result = torchrun(script, [*flags, "--resume", "auto"])
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert torchrun(script, [*flags[:-1], str(tmp_path / "whole")]).returncode == 0
+    assert_same_weights(out / "checkpoint-epoch3.pt", tmp_path / "whole/checkpoint-epoch3.pt")
+
+
+def test_a_full_disk_keeps_the_older_checkpoints(script, base, tmp_path):
+    """The limit lets the first epochs' files through, as bytes a file: a larger model cannot be written."""
+    out = tmp_path / "out"
+    assert run_script(script, *base, "--out", out, "--epochs", 1).returncode == 0
+    before = (out / "checkpoint-epoch1.pt").read_bytes()
+    limit = len(before) // 2048  # kilobytes, half a checkpoint
+    command = shlex.join([sys.executable, str(script), *base, "--out", str(out), "--epochs", "2", "--resume", "auto"])
+    result = subprocess.run(
+        ["bash", "-c", f"ulimit -f {limit}; exec {command}"], capture_output=True, text=True, env=one_thread()
+    )
+    assert result.returncode == 1, result.stderr[-2000:]
+    assert "cannot write" in result.stderr and "Traceback" not in result.stderr
+    assert (out / "checkpoint-epoch1.pt").read_bytes() == before
+    assert not list(out.glob(".*.tmp"))
+    assert run_script(script, *base, "--out", out, *"--epochs 2 --resume auto".split()).returncode == 0
+
+
+def test_a_non_finite_loss_never_steps_and_ends_the_run(script, base, tmp_path):
+    flags = [*base, *"--epochs 2 --lr 1e30 --max_grad_norm 0 --max_bad_steps 3 --lr_warmup_steps 0".split()]
+    result = run_script(script, *flags, "--out", tmp_path / "out")
+    assert result.returncode == 2
+    assert "non-finite" in result.stdout and "rows [" in result.stdout
+    assert "3 steps in a row" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_bad_flags_and_inputs_are_refused(script, base, tmp_path, tiny_data, tiny_tokenizer):
+    out = tmp_path / "out"
+
+    def refused(*words, flags):
+        assert_refused(run_script(script, *flags), *words)
+        assert not out.exists()
+
+    refused("no such folder", flags=[*base, "--data", tmp_path / "none", "--out", out])
+    refused("--tokenizer", flags=[*base, "--tokenizer", tmp_path, "--out", out])
+    refused("no split named 'trian'", flags=[*base, "--train_split", "trian", "--out", out])
+    refused("--device", flags=[*base, "--device", "cuda", "--out", out])
+    refused("no such checkpoint", flags=[*base, "--resume", tmp_path / "none.pt", "--out", out])
+    refused("--epochs", flags=[*base, "--epochs", "0", "--out", out])
+    refused("--hidden_size", flags=[*base, "--hidden_size", "100", "--out", out])
+    (tmp_path / "file").write_text("")
+    assert_refused(run_script(script, *base, "--out", tmp_path / "file"), "is a file")
+
+
+def test_an_existing_run_is_not_overwritten(script, base, tmp_path):
+    out = tmp_path / "out"
+    assert run_script(script, *base, "--out", out, "--max_steps", 3).returncode == 0
+    before = {path.name: path.read_bytes() for path in out.glob("*.pt")}
+    assert_refused(run_script(script, *base, "--out", out), "already holds a run", "--resume auto")
+    assert_refused(
+        run_script(script, *base, "--out", out, "--resume", "auto", "--num_layers", 3), "does not fit"
+    )  # fmt: skip
+    assert {path.name: path.read_bytes() for path in out.glob("*.pt")} == before
+
+
+def test_the_published_command_parses(script):
+    """v1's logged command, as the specification prints it, but for the data path and --max_steps."""
+    command = (
+        "--data ./lspc_dataset_full --out ./embedding_classifier_prodcat "
+        "--resume ./embedding_classifier_prodcat/checkpoint-epoch3.pt --epochs 5 --batch_size 254 --grad_accum 2 "
+        "--lr_schedule cosine --lr_warmup_steps 3000 --lr_min_scale 0.05 --save_every 1 --amp"
+    )
+    result = run_script(script, *command.split(), cwd="/")
+    assert "unrecognized" not in result.stderr and result.returncode == 2
+    assert (ROOT / "category_classification" / script.name).exists()
