@@ -16,6 +16,7 @@ import zlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ DROPPED = {
 }
 MAX_CLUSTER_ID = 2**55  # so that an id and a class fit one uint64
 
+LABELS_AT_ONCE = 2**18
 BLOCK_BYTES = 2**20
 MAX_LINE_BYTES = 16 * 2**20
 # What zipfile, gzip and zlib raise where the bytes of a member are not what they should be.
@@ -75,6 +77,7 @@ def normalise_class(name: str) -> str:
     return re.sub(r"[\W_]+", "_", name.replace("&", " and ")).strip("_")
 
 
+@lru_cache(4096)
 def class_key(name: str) -> str:
     """Equal for all spellings of a class, also in other letter case."""
     return normalise_class(name).casefold()
@@ -115,31 +118,28 @@ def read_labels(path: Path, wanted: list[str] | None) -> tuple[list[str], np.nda
 
     `wanted` lists the classes to keep; None keeps every class that the file names.
     """
-    codes: dict[str, int] = {}  # class key -> number in the order of first occurrence
-    spelling: dict[str, str] = {}
+    codes: dict[str, int] = {}  # by the class's key, numbered in the order of first occurrence
+    spelling: list[str] = []
     packed = array("Q")
     unreadable = 0
     for number, cluster_id, name in _label_lines(path):
-        key = normalise_class(name).casefold() if name else ""
+        key = class_key(name)
         if not key or not 0 <= cluster_id < MAX_CLUSTER_ID:
             unreadable += 1
             continue
         if key not in codes:
             if len(codes) == MAX_CLASSES:
-                raise InputError(
-                    f"{path}, line {number}: more than {MAX_CLASSES} classes: is this a label file?"
-                )
-            codes[key], spelling[key] = len(codes), normalise_class(name)
+                raise InputError(f"{path}, line {number}: over {MAX_CLASSES} classes: is this a label file?")
+            codes[key] = len(codes)
+            spelling.append(normalise_class(name))
         packed.append(cluster_id << 8 | codes[key])
     if not packed:
         raise InputError(f"{path}: no cluster with a label in it")
 
-    names = sorted(spelling.values()) if wanted is None else sorted(normalise_class(name) for name in wanted)
+    names = sorted(spelling) if wanted is None else sorted(normalise_class(name) for name in wanted)
     missing = [name for name in names if name.casefold() not in codes]
     if missing and (wanted != SIX_CLASSES or len(missing) == len(names)):
-        raise InputError(
-            f"{path}: no cluster of class {missing[0]!r}; it has {', '.join(sorted(spelling.values()))}"
-        )
+        raise InputError(f"{path}: no cluster of class {missing[0]!r}; it has {', '.join(sorted(spelling))}")
     number_of = np.full(256, NOT_SELECTED, dtype=np.uint64)
     for number, name in enumerate(names):
         if name.casefold() in codes:
@@ -148,17 +148,24 @@ def read_labels(path: Path, wanted: list[str] | None) -> tuple[list[str], np.nda
 
 
 def _pack(packed: np.ndarray, number_of: np.ndarray) -> np.ndarray:
-    """Sort, keep one entry a cluster, and turn first-occurrence codes into class numbers."""
+    """Sort, keep one entry a cluster and turn first-occurrence codes into class numbers, all in place."""
     packed.sort()
-    ids = packed >> np.uint64(8)
-    starts = np.concatenate([[True], ids[1:] != ids[:-1]])
-    ends = np.concatenate([starts[1:], [True]])
-    first, last = packed[starts] & np.uint64(255), packed[ends] & np.uint64(255)
-    classes = number_of[first]
-    # The entries of a cluster are sorted by code, so two different labels differ at its ends.
-    torn = (first != last) & ((classes != NOT_SELECTED) | (number_of[last] != NOT_SELECTED))
-    classes[torn] = TWO_LABELS
-    return (ids[starts] << np.uint64(8)) | classes
+    kept = start = 0
+    while start < len(packed):
+        last_id = packed[min(start + LABELS_AT_ONCE, len(packed)) - 1] >> np.uint64(8)
+        end = int(
+            np.searchsorted(packed, (last_id + np.uint64(1)) << np.uint64(8))
+        )  # no cluster across two parts
+        ids, codes = packed[start:end] >> np.uint64(8), packed[start:end] & np.uint64(255)
+        starts = np.concatenate([[True], ids[1:] != ids[:-1]])
+        ends = np.concatenate([starts[1:], [True]])
+        # The entries of a cluster are sorted by code, so two different labels differ at its ends.
+        classes, last = number_of[codes[starts]], number_of[codes[ends]]
+        torn = (codes[starts] != codes[ends]) & ((classes != NOT_SELECTED) | (last != NOT_SELECTED))
+        classes[torn] = TWO_LABELS
+        packed[kept : kept + len(classes)] = ids[starts] << np.uint64(8) | classes
+        kept, start = kept + len(classes), end
+    return packed[:kept]
 
 
 def _label_lines(path: Path) -> Iterator[tuple[int, int, str]]:

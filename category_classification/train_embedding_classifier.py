@@ -16,15 +16,8 @@ from torch.nn import functional as F
 
 from category_classification.embedding_classifier import EmbeddingClassifier
 from category_classification.lspc import load_splits, load_tokenizer, open_dataset
-from category_classification.training import (
-    add_training_args,
-    encoder_config,
-    end_epoch,
-    finish,
-    rate,
-    start_run,
-    train_one_epoch,
-)
+from category_classification.training import end_epoch, finish, start_run, train_one_epoch
+from category_classification.training_flags import add_training_args, encoder_config, rate
 from training_utils import init_distributed, pick_device, run_script, seed_everything
 
 
@@ -70,7 +63,7 @@ def main() -> None:
         end_epoch(run, splits["validation"])
 
     # Test
-    finish(run, splits)
+    finish(run, splits["test"])
 
 
 if __name__ == "__main__":

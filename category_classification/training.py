@@ -1,4 +1,4 @@
-"""The mechanics that the train scripts share: flags, the batch loop, evaluation, checkpoints, resume.
+"""The mechanics that the train scripts share: the batch loop, checkpoints and resume.
 
 A script owns the story (model, loss, epochs) and hands `compute_loss(model, batch, args) -> (loss, parts)` to
 `train_one_epoch`; nothing here knows which version it trains.
@@ -14,18 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
-from category_classification.embedding_classifier import EncoderConfig
-from category_classification.lspc import BucketedBatches, Split, evaluation_batches
-from category_classification.metrics import ConfusionByLanguage, classification_report, fit_temperature
+from category_classification.evaluation import Evaluation, evaluate, to_device
+from category_classification.lspc import BucketedBatches, Split
+from category_classification.metrics import fit_temperature
 from category_classification.row_adamw import RowAdamW
 from training_utils import (
-    LR_SCHEDULES,
     InputError,
     RunLog,
     StopSignal,
@@ -49,110 +46,6 @@ EXACT_SETTINGS = (
     "lr_min_scale amp amp_dtype embedding_update embedding_dropout token_dropout max_drop_path "
     "classifier_dropout train_split"
 ).split()
-
-
-def add_training_args(parser: argparse.ArgumentParser) -> None:
-    data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, help="folder written by prepare_lspc.py")
-    data.add_argument("--out", required=True, help="folder of this run: checkpoints, metrics, plots")
-    data.add_argument("--tokenizer", default="Qwen/Qwen3-Embedding-0.6B", help="hub name or local folder")
-    data.add_argument("--seq_len", type=positive, default=256, help="tokens a text is cut to")
-    data.add_argument(
-        "--train_split", default="train", help="'full' holds the test rows as well: ask for it by name"
-    )
-
-    optim = parser.add_argument_group("optimization")
-    optim.add_argument("--epochs", type=positive, default=5)
-    optim.add_argument(
-        "--max_steps", type=positive, help="stop after N optimizer steps in all; sizes the schedule too"
-    )
-    optim.add_argument("--batch_size", type=positive, default=256, help="texts a micro-batch and process")
-    optim.add_argument("--grad_accum", type=positive, default=1, help="micro-batches a step")
-    optim.add_argument("--lr", type=positive_float, default=2e-4)
-    optim.add_argument("--lr_schedule", choices=sorted(LR_SCHEDULES), default="cosine")
-    optim.add_argument("--lr_warmup_steps", type=int, help="default: a twentieth of all steps")
-    optim.add_argument(
-        "--lr_min_scale", type=float, default=0.05, help="last learning rate, as a part of --lr"
-    )
-    optim.add_argument("--weight_decay", type=float, default=0.01)
-    optim.add_argument("--max_grad_norm", type=float, default=1.0, help="0 = no clipping")
-    optim.add_argument(
-        "--embedding_update", choices=("dense", "rows"), default="dense", help="rows: see row_adamw.py"
-    )
-    optim.add_argument(
-        "--embedding_dropout", type=rate, default=0.0, help="on features of the token embeddings"
-    )
-    optim.add_argument(
-        "--token_dropout", type=rate, default=0.0, help="share of tokens left out of a training text"
-    )
-    optim.add_argument("--max_drop_path", type=rate, default=0.1, help="of the last block; the first has 0")
-
-    size = parser.add_argument_group("encoder size (the defaults are the published model)")
-    size.add_argument("--num_layers", type=positive, default=10)
-    size.add_argument(
-        "--hidden_size", type=multiple_of_192, default=384, help="64 a head, 3 heads a key-value head"
-    )
-
-    run = parser.add_argument_group("run")
-    run.add_argument("--resume", help="a checkpoint-*.pt, or 'auto' for the newest sound one in --out")
-    run.add_argument("--save_every", type=positive, default=1, help="epochs between checkpoint-epochN.pt")
-    run.add_argument(
-        "--save_every_steps", type=int, default=0, help="steps between checkpoint-last.pt (0 = off)"
-    )
-    run.add_argument("--keep_last", type=int, default=0, help="epoch checkpoints kept (0 = all)")
-    run.add_argument("--log_every", type=positive, default=50, help="steps between training records")
-    run.add_argument(
-        "--max_bad_steps", type=positive, default=10, help="non-finite losses in a row that end the run"
-    )
-    run.add_argument("--amp", action="store_true", help="mixed precision: fp16 on CUDA, bfloat16 on a CPU")
-    run.add_argument("--amp_dtype", choices=("auto", "float16", "bfloat16"), default="auto")
-    run.add_argument("--compile", action="store_true", help="compile the encoder's blocks")
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    run.add_argument("--seed", type=int, default=42)
-    run.add_argument("--wandb", action="store_true", help="mirror the records to Weights & Biases")
-    run.add_argument("--lang_min_samples", type=int, default=1000, help="rows a reported language needs")
-    run.add_argument("--lang_top_k", type=int, default=5, help="languages reported (0 = all)")
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def positive_float(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
-def multiple_of_192(text: str) -> int:
-    value = positive(text)
-    if value % 192:
-        raise argparse.ArgumentTypeError(f"{text} is not a multiple of 192")
-    return value
-
-
-def rate(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1)")
-    return value
-
-
-def encoder_config(args: argparse.Namespace, vocab_size: int) -> EncoderConfig:
-    return EncoderConfig(
-        vocab_size=vocab_size,
-        hidden_size=args.hidden_size,
-        num_layers=args.num_layers,
-        num_attention_heads=args.hidden_size // 64,
-        num_key_value_heads=args.hidden_size // 192,
-        embedding_dropout=args.embedding_dropout,
-        max_drop_path=args.max_drop_path,
-        sparse_embedding_gradient=args.embedding_update == "rows",
-    )
 
 
 @dataclass
@@ -387,18 +280,6 @@ class Interval:
         self._reset()
 
 
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    if device.type == "cpu":
-        return batch
-    pin = device.type == "cuda"  # page-locked memory is copied while the CPU goes on
-    return {
-        name: (value.pin_memory() if pin else value).to(device, non_blocking=pin)
-        if torch.is_tensor(value)
-        else value
-        for name, value in batch.items()
-    }
-
-
 # ---------------------------------------------------------------- checkpoints
 
 
@@ -419,10 +300,10 @@ def save(run: Run, name: str) -> None:
             path.unlink()
 
 
-def end_epoch(run: Run, validation: Split) -> dict[str, Any]:
+def end_epoch(run: Run, validation: Split) -> None:
     """Evaluate, keep `best.pt` if validation macro-F1 rose, write the epoch's checkpoint."""
     args, progress = run.args, run.progress
-    result = evaluate(run, validation)
+    result = _evaluate(run, validation)
     epoch, step, macro_f1 = progress["epoch"] + 1, progress["step"], result.report["macro_f1"]
     run.log.log("validation", step, epoch, **result.summary)
     run.say(f"epoch {epoch} validation  " + "  ".join(f"{k} {v:.4f}" for k, v in result.summary.items()))
@@ -430,22 +311,18 @@ def end_epoch(run: Run, validation: Split) -> dict[str, Any]:
         progress["epoch"], progress["batch"] = epoch, 0
     if macro_f1 > progress["best_macro_f1"]:
         progress["best_macro_f1"] = macro_f1
-        temperature = fit_temperature(result.logits, result.labels)
+        temperature = fit_temperature(result.logits, validation.labels)
         best = {**progress, "temperature": temperature, "validation": result.summary}
         save_checkpoint(Path(args.out) / "best.pt", best, run.world, model=run.model)
     if epoch % args.save_every == 0 or run.finished:
         save(run, f"checkpoint-epoch{epoch}.pt")
-    return result.report
 
 
-# ---------------------------------------------------------------- evaluation
-
-
-def finish(run: Run, splits: dict[str, Split]) -> None:
+def finish(run: Run, test: Split) -> None:
     """Test metrics of the best weights, with `summary.json` and the learning curve."""
     out = Path(run.args.out)
     best = load_checkpoint(out / "best.pt", restore_rng=False, model=run.model)
-    result = evaluate(run, splits["test"])
+    result = _evaluate(run, test)
     run.log.log("test", best["step"], best["epoch"], **result.summary)
     run.say("test  " + "  ".join(f"{k} {v:.4f}" for k, v in result.summary.items()))
     if not run.world.is_main:
@@ -468,47 +345,8 @@ def finish(run: Run, splits: dict[str, Split]) -> None:
     )
 
 
-@dataclass
-class Evaluation:
-    """A split's logits and labels in row order, and the report made of them."""
-
-    logits: np.ndarray  # (rows, classes) float32
-    labels: np.ndarray  # (rows)
-    loss: float
-    report: dict[str, Any]
-    samples_per_second: float
-
-    @property
-    def summary(self) -> dict[str, float]:
-        keys = ("macro_f1", "micro_f1", "accuracy")
-        return {
-            "loss": self.loss,
-            **{k: self.report[k] for k in keys},
-            "samples_per_second": self.samples_per_second,
-        }
-
-
-@torch.no_grad()
-def predict_logits(model: nn.Module, batch: dict[str, Any], device: torch.device) -> Tensor:
-    batch = to_device(batch, device)
-    return model(batch["input_ids"], batch["attention_mask"]).float()
-
-
-def evaluate(run: Run, split: Split) -> Evaluation:
-    """Metrics over all ranks' rows."""
-    started = time.perf_counter()
-    model, num_languages = run.model.eval(), len(split.language_names)
-    logits = torch.zeros(len(split), len(split.class_names))
-    confusion = ConfusionByLanguage(num_languages, len(split.class_names), device=run.device)
-    for batch in evaluation_batches(split, run.world):
-        with run.autocast():
-            out = predict_logits(model, batch, run.device)
-        logits[batch["rows"]] = out.cpu()
-        confusion.update(batch["languages"].to(run.device), batch["labels"].to(run.device), out.argmax(-1))
-    logits, counts = run.world.sum(logits), run.world.sum(confusion.counts.cpu())
-    report = classification_report(
-        counts, split.class_names, split.language_names, run.args.lang_min_samples, run.args.lang_top_k
+def _evaluate(run: Run, split: Split) -> Evaluation:
+    args = run.args
+    return evaluate(
+        run.model, split, run.device, run.autocast, run.world, args.lang_min_samples, args.lang_top_k
     )
-    loss = F.cross_entropy(logits.double(), torch.from_numpy(split.labels)).item()
-    speed = len(split) / (time.perf_counter() - started)
-    return Evaluation(logits.numpy(), split.labels, loss, report, round(speed, 1))

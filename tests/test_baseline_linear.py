@@ -1,5 +1,6 @@
 """The linear baseline as a user runs it: results on disk, the same twice, and one line for bad input."""
 
+import argparse
 import json
 import random
 import subprocess
@@ -116,20 +117,21 @@ def test_other_features_learn_too(run, data, tmp_path, features):
     assert json.loads((tmp_path / "o/summary.json").read_text())["test_accuracy"] > 0.75
 
 
-def test_the_model_equals_a_plain_logistic_regression(data):
-    """On so few rows SAGA must reach the optimum that L-BFGS finds on an exact vocabulary."""
+def test_the_model_equals_an_exact_vocabulary_with_lbfgs_where_saga_may_converge(data, monkeypatch):
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
+    monkeypatch.setattr(baseline_linear, "TOLERANCE", 1e-5)
+    monkeypatch.setattr(baseline_linear, "MAX_EPOCHS", 3000)
     splits = datasets.load_from_disk(str(data))
     train, test = (baseline_linear.read_rows(splits[name], 3, name) for name in ("train", "test"))
-    args = type("Args", (), {"features": "char", "max_features": 2**22, "C": 20.0, "seed": 0, "data": data})
+    args = argparse.Namespace(features="char", max_features=2**16, C=20.0, seed=0, data=data)
     features, classifier = baseline_linear.fit(train, args)
     exact = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
     reference = LogisticRegression(C=20, max_iter=1000).fit(exact.fit_transform(train.texts), train.labels)
     ours = classifier.predict_proba(features.transform(test.texts))
     theirs = reference.predict_proba(exact.transform(test.texts))
-    assert np.abs(ours - theirs).max() < 0.08 and np.abs(ours - theirs).mean() < 0.02
+    assert np.abs(ours - theirs).max() < 0.06 and np.abs(ours - theirs).mean() < 0.006  # hash collisions
 
 
 def test_max_rows_are_nested_and_random(run, data, tmp_path, monkeypatch):
@@ -200,7 +202,7 @@ def empty(splits):
         (put("cluster", 5, None, "train"), "train: row 5 has no cluster"),
         (drop("text"), "validation: no column 'text' or 'title'"),
         (drop("label"), "split 'validation' needs rows and a ClassLabel"),
-        (empty, "split 'test' needs rows"),
+        (empty, "empty split"),
         (one_class, "all of one class"),
         (lambda splits: splits.pop("test"), "no split 'test'"),
     ],

@@ -13,7 +13,6 @@ from category_classification.lspc import (
     BucketedBatches,
     Split,
     evaluation_batches,
-    load_splits,
     load_tokenizer,
 )
 from training_utils import InputError, World

@@ -90,7 +90,7 @@ sparse_confusions = st.tuples(st.integers(1, 4), st.integers(2, 7)).flatmap(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(sparse_confusions)
 def test_report_equals_sklearn_with_absent_classes_and_languages(counts):
     num_languages, num_classes = counts.shape[:2]
@@ -162,12 +162,12 @@ def test_intervals_equal_a_direct_bootstrap():
         clusters // 3 * 7
     )  # unequal languages in a cluster, ids with holes
     ours = bootstrap_intervals(languages, labels, predictions, clusters, 2, 3, resamples=20_000)
-    slow = direct_bootstrap(languages, labels, predictions, clusters, 2, 700, seed=2)
+    slow = direct_bootstrap(languages, labels, predictions, clusters, 2, 400, seed=2)
     assert ours["clusters"] == 100
     for i, interval in enumerate([ours["overall"], *ours["languages"]]):
         for j, score in enumerate(("accuracy", "macro_f1")):
-            # A bound of 700 resamples wanders by about a tenth of the interval's width.
-            assert interval[score] == pytest.approx(slow[:, i, j], abs=0.13 * width(interval, score))
+            # A bound of 400 resamples wanders by some twentieths of the interval's width.
+            assert interval[score] == pytest.approx(slow[:, i, j], abs=0.15 * width(interval, score))
 
 
 def test_duplicates_in_a_cluster_widen_the_interval_as_much_as_they_must():

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import DatasetDict, load_from_disk
 
-from category_classification import prepare_lspc, shards
+from category_classification import lspc_raw, prepare_lspc, shards
 from category_classification.grouped_split import fold
 from category_classification.lspc_raw import SIX_CLASSES, clean_text, normalise_class
 from training_utils import InputError, run_script
@@ -314,6 +314,25 @@ def test_clusters_with_two_labels_and_unreadable_label_lines(tmp_path) -> None:
     assert len(dataset["full"]) == 299 and 6 not in dataset["full"]["cluster"][:]
     assert report(tmp_path / "out")["reasons"] == {"cluster_with_two_labels": 1}
     assert report(tmp_path / "out")["notes"]["unreadable_label_lines"] == 2
+
+
+def test_label_map_across_the_parts_it_is_packed_in(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(lspc_raw, "LABELS_AT_ONCE", 7)
+    rng = random.Random(0)
+    pairs = [(rng.randrange(120), rng.choice(["Baby", "Books", "Toys & Games"])) for _ in range(200)]
+    (tmp_path / "map.tsv").write_text("".join(f"{cluster}\t{name}\n" for cluster, name in pairs))
+    names, packed, _ = lspc_raw.read_labels(tmp_path / "map.tsv", ["Books", "Toys_and_Games"])
+    found = lspc_raw.LabelMap(packed).lookup(list(range(-1, 125)) + [2**62])
+    for cluster, code in zip([*range(-1, 125), 2**62], found, strict=True):
+        of_cluster = {normalise_class(name) for other, name in pairs if other == cluster}
+        if not of_cluster:
+            assert code == lspc_raw.UNLABELLED
+        elif of_cluster == {"Baby"}:
+            assert code == lspc_raw.NOT_SELECTED
+        elif len(of_cluster) > 1:
+            assert code == lspc_raw.TWO_LABELS
+        else:
+            assert {names[code]} == of_cluster
 
 
 def test_full_only_and_its_name(raw, tmp_path) -> None:

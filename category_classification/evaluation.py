@@ -1,0 +1,114 @@
+"""A classifier at work on whole splits: loading its checkpoint, its logits, the metrics made of them."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
+from category_classification.lspc import Split, evaluation_batches, load_tokenizer
+from category_classification.metrics import ConfusionByLanguage, classification_report
+from training_utils import InputError, World, read_checkpoint
+
+MODELS = {"EmbeddingClassifier": EmbeddingClassifier}  # by the name their checkpoints carry
+
+
+@dataclass
+class Classifier:
+    """A trained model with what it takes to use it."""
+
+    model: nn.Module
+    tokenizer: Any
+    class_names: list[str]
+    seq_len: int
+    temperature: float  # divides the logits; fitted on validation, 1 where the checkpoint has none
+    progress: dict[str, Any]
+
+
+def load_classifier(checkpoint: str | Path, device: torch.device, tokenizer: str | None = None) -> Classifier:
+    """Any version's `best.pt` or `checkpoint-*.pt`, ready for inference; `tokenizer/` lies beside it."""
+    state = read_checkpoint(checkpoint)
+    progress = state["progress"]
+    if progress.get("model") not in MODELS or "model" not in state:
+        raise InputError(f"{checkpoint}: not a checkpoint of a category classifier")
+    settings = dict(progress["model_settings"])
+    config = EncoderConfig(**{**settings.pop("config"), "sparse_embedding_gradient": False})
+    model = MODELS[progress["model"]](config, **settings)
+    model.load_state_dict(state["model"])
+    found = load_tokenizer(tokenizer or str(Path(checkpoint).parent / "tokenizer"))
+    if len(found) != config.vocab_size:
+        raise InputError(
+            f"{checkpoint}: was trained with {config.vocab_size} tokens, --tokenizer has {len(found)}"
+        )
+    return Classifier(
+        model=model.to(device).eval(),
+        tokenizer=found,
+        class_names=progress["class_names"],
+        seq_len=progress["settings"]["seq_len"],
+        temperature=progress.get("temperature", 1.0),
+        progress=progress,
+    )
+
+
+@dataclass
+class Evaluation:
+    """A split's logits in row order, and the report made of them."""
+
+    logits: np.ndarray  # (rows, classes) float32
+    counts: Tensor  # (languages, classes, classes) int64: true, then predicted
+    loss: float
+    report: dict[str, Any]
+    samples_per_second: float
+
+    @property
+    def summary(self) -> dict[str, float]:
+        scores = {name: self.report[name] for name in ("macro_f1", "micro_f1", "accuracy")}
+        return {"loss": self.loss, **scores, "samples_per_second": self.samples_per_second}
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager],
+    world: World = World(),  # noqa: B008
+    lang_min_samples: int = 1000,
+    lang_top_k: int = 5,
+) -> Evaluation:
+    """Logits and metrics of every row, over all ranks."""
+    started, num_classes = time.perf_counter(), len(split.class_names)
+    model.eval()
+    logits = torch.zeros(len(split), num_classes)
+    confusion = ConfusionByLanguage(len(split.language_names), num_classes, device=device)
+    for batch in evaluation_batches(split, world):
+        batch = to_device(batch, device)
+        with torch.inference_mode(), autocast():
+            out = model(batch["input_ids"], batch["attention_mask"]).float()
+        logits[batch["rows"].cpu()] = out.cpu()
+        confusion.update(batch["languages"], batch["labels"], out.argmax(-1))
+    logits, counts = world.sum(logits), world.sum(confusion.counts.cpu())
+    report = classification_report(
+        counts, split.class_names, split.language_names, lang_min_samples, lang_top_k
+    )
+    loss = F.cross_entropy(logits.double(), torch.from_numpy(split.labels)).item()
+    speed = len(split) / (time.perf_counter() - started)
+    return Evaluation(logits.numpy(), counts, loss, report, round(speed, 1))
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    if device.type == "cpu":
+        return batch
+    pin = device.type == "cuda"  # page-locked memory is copied while the CPU goes on
+    return {
+        name: (value.pin_memory() if pin else value).to(device, non_blocking=pin)
+        if torch.is_tensor(value)
+        else value
+        for name, value in batch.items()
+    }
