@@ -159,7 +159,7 @@ def accumulate(loader: Iterable, steps: int) -> Iterator[list]:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
-    """Scale all gradients, sparse ones too, to a global 2-norm of at most `max_norm`; returns the norm before."""
+    """Scale all gradients, sparse ones too, to a global 2-norm of `max_norm` or less; returns the norm."""
     parameters = [p for p in parameters if p.grad is not None]
     for p in parameters:
         if p.grad.is_sparse:
@@ -202,18 +202,11 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: int, min_scale: flo
     return min_scale + (1 - min_scale) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def warmup_linear(step: int, warmup_steps: int, total_steps: int, min_scale: float = 0.0) -> float:
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
-    return 1 - (1 - min_scale) * progress
-
-
 def warmup_constant(step: int, warmup_steps: int, total_steps: int, min_scale: float = 0.0) -> float:
     return min(1.0, (step + 1) / max(1, warmup_steps))
 
 
-LR_SCHEDULES = {"cosine": warmup_cosine, "linear": warmup_linear, "constant": warmup_constant}
+LR_SCHEDULES = {"cosine": warmup_cosine, "constant": warmup_constant}
 
 
 def make_lr_scheduler(
@@ -269,6 +262,9 @@ class World:
             dist.barrier()
 
 
+ALONE = World()
+
+
 def init_distributed() -> World:
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return World()
@@ -279,8 +275,8 @@ def init_distributed() -> World:
 # ---------------------------------------------------------------- checkpoints
 
 
-def save_checkpoint(path: Path, progress: dict[str, Any], world: World = World(), **parts: Any) -> None:  # noqa: B008
-    """Write `{"progress", "rng", name: part.state_dict()}` whole or not at all. All ranks call, rank 0 writes."""
+def save_checkpoint(path: Path, progress: dict[str, Any], world: World = ALONE, **parts: Any) -> None:
+    """Write progress, generators and each part's state_dict, whole or not at all. All ranks call it."""
     rng = world.gather(get_rng_state())
     if not world.is_main:
         return

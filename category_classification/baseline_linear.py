@@ -172,7 +172,7 @@ def fit(rows: Rows, args: argparse.Namespace) -> tuple[Any, Any]:
     features = make_features(args.features, args.max_features)
     matrix = features.fit_transform(rows.texts)
     for _, (_, tfidf) in features.transformer_list:
-        # An n-gram never seen in training has the highest idf, log(1 + rows) + 1, and would drown the known ones.
+        # An n-gram unseen in training has the highest idf, log(1 + rows) + 1: it would drown the known ones.
         tfidf.idf_[tfidf.idf_ > np.log1p(len(rows.labels)) + 0.5] = 0
     if matrix.nnz >= 2**31:
         raise InputError(f"{args.data}: {matrix.nnz:,} n-grams are more than SAGA can index; use --max_rows")

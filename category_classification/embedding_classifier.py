@@ -1,9 +1,10 @@
 """The compact encoder (10 blocks, RoPE, grouped-query attention, SwiGLU) and its v1 classification head.
 
-80,034,054 parameters at the Qwen3 vocabulary of 151,669 tokens and six classes, 72.8 % of them token embeddings.
+80,034,054 parameters at the Qwen3 vocabulary of 151,669 tokens and six classes, 72.8 % of them token
+embeddings.
 
-Letters: B texts, T tokens, D hidden width, H query heads, K key-value heads, C classes. Where the batch is packed,
-(B, T, ...) reads (N, ...): see token_layout.py.
+Letters: B texts, T tokens, D hidden width, H query heads, K key-value heads, C classes. Where the batch is
+packed, (B, T, ...) reads (N, ...): see token_layout.py.
 """
 
 import math
@@ -145,8 +146,8 @@ class EmbeddingEncoder(nn.Module):
 
 
 def drop_path(rate: float, tokens: Tokens, like: Tensor) -> Tensor:
-    """Factors that drop a residual branch for a share `rate` of the texts and scale up the others' (Huang et al.
-    2016). Drawn per text outside the block, so that all blocks compile to one graph."""
+    """Factors that drop a residual branch for a share `rate` of the texts and scale up the others' (Huang
+    et al. 2016). Drawn per text outside the block, so that all blocks compile to one graph."""
     kept = torch.empty(tokens.num_rows, device=like.device).bernoulli_(1 - rate)
     return tokens.per_row(kept / (1 - rate))
 

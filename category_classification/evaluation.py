@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
 from category_classification.lspc import Split, evaluation_batches, load_tokenizer
 from category_classification.metrics import ConfusionByLanguage, classification_report
-from training_utils import InputError, World, read_checkpoint
+from training_utils import ALONE, InputError, World, read_checkpoint
 
 MODELS = {"EmbeddingClassifier": EmbeddingClassifier}  # by the name their checkpoints carry
 
@@ -78,7 +78,7 @@ def evaluate(
     split: Split,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager],
-    world: World = World(),  # noqa: B008
+    world: World = ALONE,
     lang_min_samples: int = 1000,
     lang_top_k: int = 5,
 ) -> Evaluation:

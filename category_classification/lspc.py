@@ -1,8 +1,8 @@
 """A prepared dataset as token ids on disk, and batches of texts of similar length.
 
-`load_splits` tokenizes each split once into `<data>/.tokens-<key>/` (uint32 ids one after the other, int64 offsets)
-and maps the files, so that memory does not grow with the corpus. The order of batches is a function of
-(seed, epoch) alone: a resumed run skips by index, and a rank takes its share of each batch.
+`load_splits` tokenizes each split once into `<data>/.tokens-<key>/` (uint32 ids one after the other, int64
+offsets) and maps the files, so that memory does not grow with the corpus. The order of batches is a
+function of (seed, epoch) alone: a resumed run skips by index, and a rank takes its share of each batch.
 """
 
 import hashlib
@@ -74,8 +74,9 @@ class Split:
 class BucketedBatches:
     """Training batches of similar lengths, in an order given by (seed, epoch).
 
-    Rows are shuffled, sorted by length inside windows of 200 global batches, cut into batches, and the batches shuffled.
-    A global batch holds `batch_size` rows for each rank; the epoch's last one may be shorter.
+    Rows are shuffled, sorted by length inside windows of 200 global batches, cut into batches, and the
+    batches shuffled. A global batch holds `batch_size` rows for each rank; the epoch's last one may be
+    shorter.
     """
 
     def __init__(
@@ -156,7 +157,9 @@ def tokenize(tokenizer, texts: list[str], seq_len: int) -> list[list[int]]:
 
 
 def open_dataset(data: str, names: list[str]):
-    """The prepared dataset at `data`, once it is sure that the named splits can be read as texts with labels."""
+    """The prepared dataset at `data`, once it is sure that the named splits can be read as texts with
+    labels.
+    """
     from datasets import load_from_disk
 
     if not Path(data).is_dir():
@@ -243,7 +246,9 @@ def _fingerprint(data: Path, name: str, rows) -> str:
 def _write_cache(
     folder: Path, name: str, rows, columns: dict, tokenizer, seq_len: int, verbose: bool
 ) -> None:
-    """Tokenize into a folder beside the final one and rename it, so that a killed run leaves no half cache."""
+    """Tokenize into a folder beside the final one and rename it, so that a killed run leaves no half
+    cache.
+    """
     from tqdm import tqdm
 
     from category_classification.language_id import identify

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -256,8 +257,7 @@ def zip_fingerprint(members: list[zipfile.ZipInfo]) -> str:
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class RawLine:
+class RawLine(NamedTuple):
     """One line of a member: an offer to keep, or the reason why not."""
 
     number: int

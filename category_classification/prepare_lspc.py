@@ -21,9 +21,9 @@ rows and the seed alone, not on order or workers.
 Workers take a member of the zip each. A run that was killed goes on where it stopped when the same command is
 given again; OUT appears at once when it is whole, and nothing is ever written over.
 
-Memory, whatever the size of the input: the libraries (0.4 GB, shared by the workers), 100 MB a worker, 250
-MB for grouping, 40 bytes a kept row, and while labels are read 25 bytes a labelled cluster: 1.2 GB for the
-whole corpus with two workers. On the disk the shards, a third of OUT's size, stand beside it until the end.
+Memory, whatever the size of the input: the libraries (0.35 GB, shared by the workers), 60 MB a worker, 10
+bytes a labelled cluster, and at the end 300 MB and 40 bytes a kept row: about 1.1 GB for the whole corpus. On
+the disk the shards, less than half of OUT's size, stand beside it until the end.
 """
 
 import argparse

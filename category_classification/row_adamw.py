@@ -7,10 +7,11 @@ from torch import nn
 class RowAdamW(torch.optim.AdamW):
     """AdamW for a model whose embedding table has sparse gradients.
 
-    Dense gradients take PyTorch's own AdamW. A sparse one updates its rows alone, each with AdamW's rule and its own
-    step count, so that a rare token's first step is as well scaled as any. It is not AdamW on the whole table: between
-    two visits a row is neither decayed nor moved by its momentum (the "lazy" variant of Kingma & Ba's Adam).
-    A 64-title step touches 0.35 % of the Qwen3 vocabulary, which is what makes this worth having on a CPU.
+    Dense gradients take PyTorch's own AdamW. A sparse one updates its rows alone, each with AdamW's rule
+    and its own step count, so that a rare token's first step is as well scaled as any. It is not AdamW on
+    the whole table: between two visits a row is neither decayed nor moved by its momentum (the "lazy"
+    variant of Kingma & Ba's Adam). A 64-title step touches 0.35 % of the Qwen3 vocabulary, which is what
+    makes this worth having on a CPU.
     """
 
     def __init__(self, parameters, **settings) -> None:

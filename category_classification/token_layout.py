@@ -1,10 +1,11 @@
 """How a batch of texts lies in memory while the encoder works on it.
 
 `PaddedTokens` keeps (B, T) rows and masks the padding; `PackedTokens` lays all real tokens in one line of N
-and needs no mask, but CUDA's variable-length attention. Both answer the same six questions, so a block never asks
-which one it has.
+and needs no mask, but CUDA's variable-length attention. Both answer the same six questions, so a block
+never asks which one it has.
 
-Letters: B texts, T tokens of the longest, N real tokens in all, H query heads, K key-value heads, D head width.
+Letters: B texts, T tokens of the longest, N real tokens in all, H query heads, K key-value heads, D head
+width.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The made-up offers behind the sample corpus: catalog -> product -> title and description -> raw line.
 
-A product's class is that of the thing sold. In about a third of the products a thing of another class stands
+A product's class is that of the thing sold. In nearly a third of the products a thing of another class stands
 beside it ("shoe charm", "charm for shoes"): every word is at home in several classes and the order decides.
 """
 

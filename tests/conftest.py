@@ -45,7 +45,9 @@ def assert_refused(result: subprocess.CompletedProcess, *words: str) -> None:
 
 
 def make_texts(count: int, seed: int) -> tuple[list[str], list[int], list[str]]:
-    """Texts, labels and languages: class words among common ones, so that a small model can learn something."""
+    """Texts, labels and languages: class words among common ones, so that a small model can learn
+    something.
+    """
     rng = np.random.default_rng(seed)
     names, codes = list(CLASS_WORDS), list(LANGUAGE_WORDS)
     labels = rng.integers(len(names), size=count)
@@ -79,7 +81,9 @@ def make_dataset(folder: Path, train: int = 600, other: int = 90) -> Path:
 
 
 def make_tokenizer(folder: Path) -> Path:
-    """A byte-level BPE in Qwen's form: 300 tokens, the last of every text is <|endoftext|>, which also pads."""
+    """A byte-level BPE in Qwen's form: 300 tokens, the last of every text is <|endoftext|>, which also
+    pads.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -68,7 +68,9 @@ def run(monkeypatch, capsys):
     """Run the script in this process; returns (exit status, standard output, standard error)."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["baseline_linear.py", *map(str, arguments)])
+        monkeypatch.setattr(
+            sys, "argv", ["baseline_linear.py", "--max_features", "9999", *map(str, arguments)]
+        )
         capsys.readouterr()  # what saving the data printed
         status = 0
         try:
@@ -81,8 +83,8 @@ def run(monkeypatch, capsys):
 
 
 def test_command_line_writes_every_result(data, tmp_path):
-    command = [sys.executable, SCRIPT, "--data", data, "--out", tmp_path / "out", "--lang_min_samples", "5"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    flags = ["--data", data, "--out", tmp_path / "out", "--lang_min_samples", "5", "--max_features", "9999"]
+    done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     names = ["confusion.png", "metrics.json", "report.md", "summary.json"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names

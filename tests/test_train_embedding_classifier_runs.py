@@ -1,9 +1,11 @@
-"""The contracts of the train scripts, run as a user runs them: outputs, resume, kills, signals, ranks, bad input.
+"""The contracts of the train scripts, run as a user runs them: outputs, resume, kills, signals, ranks, bad
+input.
 
 `SCRIPTS` lists every version; each test runs them all.
 """
 
 import json
+import os
 import random
 import shlex
 import shutil
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CATEGORY, ROOT, assert_refused, run_script
+from conftest import CATEGORY, assert_refused, run_script
 
 SCRIPTS = ["train_embedding_classifier.py"]
 SMALL = "--hidden_size 192 --num_layers 2 --batch_size 16 --seq_len 24 --device cpu --lang_min_samples 5"
@@ -75,9 +77,15 @@ def test_resume_from_an_epoch_is_exact(script, base, tmp_path, update):
     flags += ["--embedding_update", update]
     assert run_script(script, *flags, "--out", tmp_path / "whole").returncode == 0
     shutil.copytree(tmp_path / "whole", tmp_path / "part")
-    for name in ("checkpoint-epoch2.pt", "checkpoint-epoch3.pt", "checkpoint-last.pt", "checkpoint-previous.pt"):
+    for name in (
+        "checkpoint-epoch2.pt",
+        "checkpoint-epoch3.pt",
+        "checkpoint-last.pt",
+        "checkpoint-previous.pt",
+    ):
         (tmp_path / "part" / name).unlink()
-    result = run_script(script, *flags, "--out", tmp_path / "part", "--resume", tmp_path / "part/checkpoint-epoch1.pt")
+    stored = tmp_path / "part/checkpoint-epoch1.pt"
+    result = run_script(script, *flags, "--out", tmp_path / "part", "--resume", stored)
     assert result.returncode == 0, result.stderr[-3000:]
     assert "not exact" not in result.stdout
     assert_same_weights(tmp_path / "whole/checkpoint-epoch3.pt", tmp_path / "part/checkpoint-epoch3.pt")
@@ -96,9 +104,11 @@ def test_ten_kills_at_random_moments_change_nothing(script, base, tmp_path):
     out, generator, kills = tmp_path / "killed", random.Random(0), 0
     command = [sys.executable, str(script), *flags, "--out", str(out), "--resume", "auto"]
     for attempt in range(60):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=one_thread())
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=one_thread()
+        )
         if kills < 10:
-            kills += kill_while_training(process, generator.uniform(0, 1.2), when_writing=attempt % 2 == 0, out=out)
+            kills += kill_while_training(process, generator.uniform(0, 1.2), attempt % 2 == 0, out)
         output = process.communicate()[0].decode()
         if process.returncode == 0:
             break
@@ -111,13 +121,13 @@ def test_ten_kills_at_random_moments_change_nothing(script, base, tmp_path):
 
 
 def one_thread() -> dict[str, str]:
-    import os
-
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def kill_while_training(process: subprocess.Popen, delay: float, when_writing: bool, out: Path) -> int:
-    """SIGKILL once a checkpoint has changed and `delay` has passed; `when_writing`: as a temporary file appears."""
+    """SIGKILL once a checkpoint has changed and `delay` has passed; `when_writing`: as a temporary file
+    appears.
+    """
     start = newest(out)
     while newest(out) == start and process.poll() is None:
         time.sleep(0.005)
@@ -176,7 +186,9 @@ def test_more_epochs_reshape_the_schedule_and_say_so(script, base, tmp_path):
     result = run_script(script, *base, "--out", out, "--epochs", 2, "--resume", out / "checkpoint-epoch1.pt")
     assert result.returncode == 0
     assert "resume: the schedule's 38 steps become 76" in result.stdout
-    result = run_script(script, *base, "--out", out, *"--epochs 3 --resume auto --batch_size 8 --seed 7".split())
+    result = run_script(
+        script, *base, "--out", out, *"--epochs 3 --resume auto --batch_size 8 --seed 7".split()
+    )
     assert result.returncode == 0
     assert "--batch_size was 16, is 8" in result.stdout and "--seed was 42, is 7" in result.stdout
 
@@ -187,17 +199,17 @@ def test_two_ranks_equal_one_process_of_twice_the_batch(script, base, tmp_path):
     assert run_script(script, *flags, "--batch_size", 32, "--out", tmp_path / "one").returncode == 0
     result = torchrun(script, [*flags, "--out", str(tmp_path / "two")])
     assert result.returncode == 0, result.stderr[-3000:]
-    assert_same_weights(tmp_path / "one/checkpoint-epoch1.pt", tmp_path / "two/checkpoint-epoch1.pt", exact=False)
+    one, two = (tmp_path / name / "checkpoint-epoch1.pt" for name in ("one", "two"))
+    assert_same_weights(one, two, exact=False)
     one, two = ({r["split"]: r for r in records(tmp_path / name)} for name in ("one", "two"))
     assert one["train"]["loss"] == pytest.approx(two["train"]["loss"], rel=1e-4)
     assert one["test"]["macro_f1"] == pytest.approx(two["test"]["macro_f1"], abs=1e-6)
 
 
 def torchrun(script: Path, flags: list) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
-    return subprocess.run(
-        [*command, "--standalone", str(script), *map(str, flags)], capture_output=True, text=True, env=one_thread()
-    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    command += ["--standalone", str(script), *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, env=one_thread())
 
 
 @pytest.mark.slow
@@ -206,8 +218,9 @@ def test_a_killed_rank_leaves_a_checkpoint_that_resumes(script, base, tmp_path):
     flags = [*base, *"--epochs 3 --save_every_steps 2 --log_every 1 --out".split(), str(out)]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     process = subprocess.Popen(
-        [*command, str(script), *flags], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=one_thread()
-    )
+        [*command, str(script), *flags],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=one_thread(),
+    )  # fmt: skip
     for line in process.stdout:
         if "step 7/" in line:
             break
@@ -228,10 +241,9 @@ def test_a_full_disk_keeps_the_older_checkpoints(script, base, tmp_path):
     assert run_script(script, *base, "--out", out, "--epochs", 1).returncode == 0
     before = (out / "checkpoint-epoch1.pt").read_bytes()
     limit = len(before) // 2048  # kilobytes, half a checkpoint
-    command = shlex.join([sys.executable, str(script), *base, "--out", str(out), "--epochs", "2", "--resume", "auto"])
-    result = subprocess.run(
-        ["bash", "-c", f"ulimit -f {limit}; exec {command}"], capture_output=True, text=True, env=one_thread()
-    )
+    flags = [*base, "--out", str(out), "--epochs", "2", "--resume", "auto"]
+    command = f"ulimit -f {limit}; exec {shlex.join([sys.executable, str(script), *flags])}"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=one_thread())
     assert result.returncode == 1, result.stderr[-2000:]
     assert "cannot write" in result.stderr and "Traceback" not in result.stderr
     assert (out / "checkpoint-epoch1.pt").read_bytes() == before
@@ -277,12 +289,10 @@ def test_an_existing_run_is_not_overwritten(script, base, tmp_path):
 
 
 def test_the_published_command_parses(script):
-    """v1's logged command, as the specification prints it, but for the data path and --max_steps."""
+    """v1's logged command as the specification prints it: it gets as far as looking for its data."""
     command = (
         "--data ./lspc_dataset_full --out ./embedding_classifier_prodcat "
-        "--resume ./embedding_classifier_prodcat/checkpoint-epoch3.pt --epochs 5 --batch_size 254 --grad_accum 2 "
-        "--lr_schedule cosine --lr_warmup_steps 3000 --lr_min_scale 0.05 --save_every 1 --amp"
+        "--resume ./embedding_classifier_prodcat/checkpoint-epoch3.pt --epochs 5 --batch_size 254 "
+        "--grad_accum 2 --lr_schedule cosine --lr_warmup_steps 3000 --lr_min_scale 0.05 --save_every 1 --amp"
     )
-    result = run_script(script, *command.split(), cwd="/")
-    assert "unrecognized" not in result.stderr and result.returncode == 2
-    assert (ROOT / "category_classification" / script.name).exists()
+    assert_refused(run_script(script, *command.split(), cwd="/"), "./lspc_dataset_full: no such folder")

@@ -62,7 +62,7 @@ def test_warmup_cosine_has_its_known_values():
     assert warmup_cosine(0, 0, 100) == 1.0
 
 
-@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("kind", ["cosine", "constant"])
 def test_scheduler_state_resumes_on_the_same_curve(kind):
     def make():
         optimizer = torch.optim.AdamW([nn.Parameter(torch.zeros(1))], lr=0.5)
