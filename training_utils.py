@@ -25,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-# ---------------------------------------------------------------- errors and files
+# errors and files
 
 
 class InputError(Exception):
@@ -83,7 +83,7 @@ def write_json(path: Path, value: Any) -> None:
         file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-# ---------------------------------------------------------------- seeds and devices
+# seeds and devices
 
 
 def seed_everything(seed: int) -> None:
@@ -143,7 +143,7 @@ def make_grad_scaler(device: torch.device, enabled: bool, dtype: str = "auto") -
     return torch.amp.GradScaler("cuda", enabled=half)
 
 
-# ---------------------------------------------------------------- steps and schedules
+# steps and schedules
 
 
 def accumulate(loader: Iterable, steps: int) -> Iterator[list]:
@@ -219,7 +219,7 @@ def make_lr_scheduler(
     )
 
 
-# ---------------------------------------------------------------- ranks
+# ranks
 
 
 @dataclass(frozen=True)
@@ -238,13 +238,10 @@ class World:
         return DistributedDataParallel(model) if self.size > 1 else model
 
     def sum(self, tensor: Tensor) -> Tensor:
+        """In place. A CPU tensor goes over gloo, so that no CUDA stream has to wait."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
-
-    def any(self, flag: bool) -> bool:
-        """Whether any rank says so; over gloo, so that no CUDA stream has to wait."""
-        return bool(self.sum(torch.tensor(int(flag)))) if self.size > 1 else flag
 
     def gather(self, value: Any) -> list[Any]:
         values = [value] * self.size
@@ -272,7 +269,7 @@ def init_distributed() -> World:
     return World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
 
 
-# ---------------------------------------------------------------- checkpoints
+# checkpoints
 
 
 def save_checkpoint(path: Path, progress: dict[str, Any], world: World = ALONE, **parts: Any) -> None:
@@ -294,13 +291,15 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
     try:
+        if not mmap and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch.load itself compares no checksum
+                if damaged := archive.testzip():
+                    raise InputError(f"{path}: checkpoint is damaged (at {damaged}); use another one")
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except InputError:
+        raise
     except Exception as error:
-        what = (
-            "holds objects other than tensors and plain values, none was run"
-            if zipfile.is_zipfile(path)
-            else "is damaged"
-        )
+        what = "holds more than tensors and plain values" if zipfile.is_zipfile(path) else "is damaged"
         raise InputError(f"{path}: checkpoint {what} ({type(error).__name__}); use another one") from None
     if not isinstance(state, dict) or not isinstance(state.get("progress"), dict):
         raise InputError(f"{path}: not a checkpoint of this project; use a checkpoint-*.pt or best.pt")
@@ -308,11 +307,7 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
 
 
 def load_checkpoint(
-    path: Path,
-    *,
-    restore_rng: bool = True,
-    world: World = World(),
-    **parts: Any,  # noqa: B008
+    path: Path, *, restore_rng: bool = True, world: World = ALONE, **parts: Any
 ) -> dict[str, Any]:
     """Restore `parts` and the random generators from `path`; returns the stored progress."""
     state = read_checkpoint(path)
@@ -332,9 +327,8 @@ def latest_checkpoint(out: Path) -> Path | None:
     found = []
     for path in Path(out).glob("checkpoint-*.pt"):
         try:
-            found.append(
-                (read_checkpoint(path, mmap=True)["progress"]["step"], path.stat().st_mtime_ns, path)
-            )
+            step = read_checkpoint(path, mmap=True)["progress"]["step"]
+            found.append((step, path.stat().st_mtime_ns, path))
         except (InputError, KeyError) as error:
             warnings.warn(f"skipped {path}: {error}", stacklevel=2)
     for _, _, path in sorted(found, reverse=True):
@@ -349,7 +343,7 @@ def latest_checkpoint(out: Path) -> Path | None:
     return None
 
 
-# ---------------------------------------------------------------- the run's record
+# the run's record
 
 
 class StopSignal:
@@ -374,18 +368,18 @@ class StopSignal:
 
 def describe_run(device: torch.device) -> dict[str, Any]:
     """What a reader needs to repeat a run: command, versions, machine and commit."""
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
+    try:
+        git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # no git on this machine
+        commit = ""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy")}
     return {
         "command": " ".join(sys.argv),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy")},
-        },
+        "versions": {"python": platform.python_version(), **versions},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
-        "git_commit": git.stdout.strip() or None,
+        "git_commit": commit or None,
     }
 
 
@@ -403,18 +397,19 @@ class RunLog:
 
             self._wandb = wandb_module.init(dir=str(self.out), config=config, name=self.out.name)
 
-    def rewind(self, step: int) -> None:
-        """Drop records after `step` (and a half line left by a kill): the run goes on from there."""
+    def rewind(self, step: int, epochs: int) -> None:
+        """Drop what came after `step` and `epochs` whole epochs (and a half line left by a kill)."""
         path = self.out / "metrics.jsonl"
         if not self.is_main or not path.exists():
             return
         kept = []
         for line in path.read_text().splitlines():
             try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError):
+                record = json.loads(line)
+            except ValueError:
                 continue
+            if record["step"] <= step and (record["split"] == "train" or record["epoch"] <= epochs):
+                kept.append(line + "\n")
         with replacing(path) as file:
             file.write("".join(kept).encode())
 
@@ -430,8 +425,7 @@ class RunLog:
     def finish(self, summary: dict[str, Any]) -> None:
         if not self.is_main:
             return
-        write_json(
-            self.out / "summary.json", {**summary, "wall_seconds": round(time.time() - self.started, 1)}
-        )
+        seconds = round(time.time() - self.started, 1)
+        write_json(self.out / "summary.json", {**summary, "wall_seconds": seconds})
         if self._wandb:
             self._wandb.finish()

@@ -1,5 +1,6 @@
 """A classifier at work on whole splits: loading its checkpoint, its logits, the metrics made of them."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -36,12 +37,19 @@ def load_classifier(checkpoint: str | Path, device: torch.device, tokenizer: str
     """Any version's `best.pt` or `checkpoint-*.pt`, ready for inference; `tokenizer/` lies beside it."""
     state = read_checkpoint(checkpoint)
     progress = state["progress"]
-    if progress.get("model") not in MODELS or "model" not in state:
+    if not isinstance(progress.get("model"), str) or progress["model"] not in MODELS or "model" not in state:
         raise InputError(f"{checkpoint}: not a checkpoint of a category classifier")
-    settings = dict(progress["model_settings"])
-    config = EncoderConfig(**{**settings.pop("config"), "sparse_embedding_gradient": False})
-    model = MODELS[progress["model"]](config, **settings)
-    model.load_state_dict(state["model"])
+    try:
+        model, config = _rebuild(state["model"], progress)
+        class_names = [str(name) for name in progress["class_names"]]
+        seq_len, temperature = int(progress["settings"]["seq_len"]), float(progress.get("temperature", 1.0))
+        if not 0 < temperature < math.inf or seq_len < 1:
+            raise ValueError("temperature or seq_len is not a positive number")
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"{checkpoint}: is damaged or of another version ({type(error).__name__}: {reason})"
+        ) from None
     found = load_tokenizer(tokenizer or str(Path(checkpoint).parent / "tokenizer"))
     if len(found) != config.vocab_size:
         raise InputError(
@@ -50,11 +58,27 @@ def load_classifier(checkpoint: str | Path, device: torch.device, tokenizer: str
     return Classifier(
         model=model.to(device).eval(),
         tokenizer=found,
-        class_names=progress["class_names"],
-        seq_len=progress["settings"]["seq_len"],
-        temperature=progress.get("temperature", 1.0),
+        class_names=class_names,
+        seq_len=seq_len,
+        temperature=temperature,
         progress=progress,
     )
+
+
+def _rebuild(weights: dict[str, Tensor], progress: dict[str, Any]) -> tuple[nn.Module, EncoderConfig]:
+    """The model that a checkpoint describes, with its weights."""
+    settings = dict(progress["model_settings"])
+    config = EncoderConfig(**{**settings.pop("config"), "sparse_embedding_gradient": False})
+    # Before memory is taken for whatever sizes a damaged file names
+    if weights["encoder.embeddings.weight"].shape != (config.vocab_size, config.hidden_size):
+        raise ValueError("the settings do not fit the weights")
+    if config.num_layers > len(weights) or settings["num_classes"] != len(progress["class_names"]):
+        raise ValueError("the settings do not fit the weights")
+    model = MODELS[progress["model"]](config, **settings)
+    model.load_state_dict(weights)
+    if not all(bool(weight.isfinite().all()) for weight in model.state_dict().values()):
+        raise ValueError("weights that are not finite")
+    return model, config
 
 
 @dataclass

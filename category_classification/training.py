@@ -136,7 +136,7 @@ def start_run(
     progress["settings"] = {name: getattr(args, name, None) for name in EXACT_SETTINGS}
     progress["total_steps"] = run.total_steps
     run.log = RunLog(out, vars(args) | describe_run(device), args.wandb, world.is_main)
-    run.log.rewind(progress["step"])
+    run.log.rewind(progress["step"], progress["epoch"])
     if world.is_main:
         tokenizer.save_pretrained(out / "tokenizer")  # best.pt and these files are all that prediction needs
     if args.compile:
