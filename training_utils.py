@@ -13,6 +13,7 @@ import sys
 import time
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -285,19 +286,26 @@ def save_checkpoint(path: Path, progress: dict[str, Any], world: World = ALONE, 
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
+def first_damage(path: Path) -> str | None:
+    """Where a zip's checksums fail to hold; `torch.load` does not compare them."""
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError, zlib.error) as error:
+        return str(error)
+
+
 def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     """A checkpoint's contents, on the CPU. Only tensors and plain values are built: no file can run code."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
+    if not mmap and (damage := first_damage(path)):
+        raise InputError(f"{path}: checkpoint is damaged (at {damage}); use another one")
     try:
-        if not mmap and zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch.load itself compares no checksum
-                if damaged := archive.testzip():
-                    raise InputError(f"{path}: checkpoint is damaged (at {damaged}); use another one")
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except InputError:
-        raise
     except Exception as error:
         what = "holds more than tensors and plain values" if zipfile.is_zipfile(path) else "is damaged"
         raise InputError(f"{path}: checkpoint {what} ({type(error).__name__}); use another one") from None
@@ -332,14 +340,10 @@ def latest_checkpoint(out: Path) -> Path | None:
         except (InputError, KeyError) as error:
             warnings.warn(f"skipped {path}: {error}", stacklevel=2)
     for _, _, path in sorted(found, reverse=True):
-        with zipfile.ZipFile(path) as archive:
-            try:
-                damaged = archive.testzip()  # the checksums of every tensor
-            except (zipfile.BadZipFile, OSError) as error:
-                damaged = error
-        if damaged is None:
+        damage = first_damage(path)
+        if damage is None:
             return path
-        warnings.warn(f"skipped {path}: damaged at {damaged}", stacklevel=2)
+        warnings.warn(f"skipped {path}: damaged at {damage}", stacklevel=2)
     return None
 
 

@@ -127,6 +127,13 @@ class EmbeddingEncoder(nn.Module):
         self.final_norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.apply(init_weights)
 
+    @torch.no_grad()
+    def silence_unseen(self, seen: Tensor) -> None:
+        """Zero the rows of tokens that training never shows (`seen` (V) is False): RMSNorm would blow their
+        random initial values up to the size of learned ones, and a new text would carry that noise.
+        """
+        self.embeddings.weight[~seen] = 0
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """(B, T) ids and mask (1 on real tokens) -> (B, D). Every text needs at least one real token."""
         x, tokens = self.hidden_states(input_ids, attention_mask)

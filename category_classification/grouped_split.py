@@ -1,146 +1,107 @@
-"""Which rows must stay on one side of a split, and the split itself.
+"""A split that tears no group of related rows apart.
 
-Every row carries some 64-bit keys; rows that share a key, directly or through other rows, form one group,
-and a group goes whole to train, validation or test. The keys say what is kept together:
-
-- `text_keys`: equal texts, after NFKC, case folding and the folding of punctuation and white space.
-- `near_duplicate_keys`: besides those, with every number folded to 0,
-  always: texts of the same set of words, and texts that differ by one distinct word (one more, one less or
-  one other) where the longer has at least five;
-  nearly always: texts of eight or more distinct words that share most of them, by 16 MinHash bands of 8. A
-  pair of word sets with a Jaccard similarity of 0.9 escapes once in 10,000 times, one of 0.8 once in 20, and
-  then only where no third text links the two.
-  In scripts without spaces each pair of neighbouring characters counts as a word.
-
-Where common texts would chain half the rows into one group, keys that many rows share join nothing; the
-held-out rows that share one with a row on another side are left out of the splits instead, so that what is
-promised above holds in any case.
+Rows that share a key (row_keys.py), directly or through other rows, form a group, and a group goes whole to
+train, validation or test. Where common texts would chain a large part of the rows into one group, keys that
+many rows share join nothing; the held-out rows that share one with a row on another side are then left out of
+the splits. Either way no key occurs on two sides.
 
 Groups and sides depend on the rows and the seed alone: not on the order of the rows, the number of workers
 or the size of a batch. The time is linear in the rows but for sorting; the keys are taken in slices of the
-key space, so that beyond 4 bytes a row 300 MB are enough.
+key space, so that 40 bytes a row and 350 MB are enough.
 """
 
-import re
-import unicodedata
 from collections.abc import Iterator
-from hashlib import blake2b
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from category_classification.row_keys import mix
+
 TRAIN, VALIDATION, TEST, LEFT_OUT = 0, 1, 2, 3
-
-# Punctuation and symbols. `\W` would also split words at the combining vowel signs of Indic scripts and Thai.
-PUNCTUATION = re.compile(
-    r"[\s!-/:-@\[-`{-~\x80-\xa9\xab-\xb4\xb6-\xb9\xbb-\xbf\xd7\xf7\u055a-\u055f\u060c\u061b\u061f\u06d4\u0964\u0965"
-    r"\u2000-\u2bff\u3000-\u3004\u3007-\u3020\u3030\u30fb\ufe0f-\ufe6f\U0001f000-\U0001faff]+"
-)
-NUMBER = re.compile(r"\d+")
-UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-
-SKETCH_WORDS = 12  # of lowest hash stand for a text: one changed word changes at most one of them
-MIN_WORDS_ONE_OFF = 5
-MIN_WORDS_MINHASH = 8
-BANDS, BAND_HASHES = 16, 8
-NEAR_DUPLICATE_KEYS = 1 + 1 + SKETCH_WORDS + BANDS
-
-KEYS_PER_SLICE = 2**23
-WORD_CACHE_SIZE = 2**18
+KEYS_PER_SLICE = 2**22
+# All related rows stay together, unless that chains a large part of them; then only keys of few rows join.
+MAX_SHARED = (None, 16, 1)
+LARGE_GROUP_ROWS, LARGE_GROUP_SHARE = 100, 0.1
 
 
-def mix(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finalizer: a fixed bijection of 64-bit integers whose output looks random."""
-    values = values.astype(np.uint64)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+@dataclass
+class Split:
+    """One way to group and divide the rows."""
+
+    group: np.ndarray  # (rows,) int32, numbered in the order of the groups' first rows
+    sides: np.ndarray  # (rows,) int8
+    notes: dict
+    problem: str | None  # why it cannot be used
+
+    @property
+    def held_out_rows(self) -> int:
+        return -1 if self.problem else int(np.isin(self.sides, (VALIDATION, TEST)).sum())
 
 
-def hash_strings(strings: list[str], kind: bytes) -> np.ndarray:
-    """64-bit hashes; strings of another kind have unrelated ones."""
-    digests = b"".join(
-        blake2b(string.encode("utf-8", "replace"), digest_size=8, person=kind).digest() for string in strings
-    )
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+def draw_split(
+    key_files: list[Path], labels: np.ndarray, names: list[str], val_size: float, test_size: float, seed: int
+) -> Split:
+    """The split that keeps all related rows together.
+
+    Where that chains a large part of them: of the splits in which common keys join nothing, whichever holds
+    out the most rows.
+    """
+    best = None
+    for max_shared in MAX_SHARED:
+        split = _try_split(key_files, labels, names, val_size, test_size, seed, max_shared)
+        if best is None or split.held_out_rows > best.held_out_rows:
+            best = split
+        if split.notes["largest_group_rows"] <= max(LARGE_GROUP_ROWS, LARGE_GROUP_SHARE * len(labels)):
+            break
+    return best
 
 
-def fold(text: str) -> str:
-    """The text without case, punctuation and width variants, its words separated by single spaces."""
-    folded = PUNCTUATION.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
-    return folded or " ".join(text.split())  # a text of punctuation alone equals only itself
+def _try_split(
+    key_files: list[Path],
+    labels: np.ndarray,
+    names: list[str],
+    val_size: float,
+    test_size: float,
+    seed: int,
+    max_shared: int | None,
+) -> Split:
+    rows = len(labels)
+    root = group_rows(key_files, rows, max_shared)
+    is_first = root == np.arange(rows, dtype=np.int32)
+    group = (np.cumsum(is_first, dtype=np.int32) - 1)[root]
+    sizes = np.bincount(group)
 
+    # A group is known by its lowest key, whatever the order of its rows.
+    lowest, highest = np.full(len(sizes), 2**64 - 1, dtype=np.uint64), np.zeros(len(sizes), dtype=np.uint64)
+    start = 0
+    for path in key_files:
+        keys = np.load(path)[:, 0]
+        np.minimum.at(lowest, group[start : start + len(keys)], keys)
+        np.maximum.at(highest, group[start : start + len(keys)], keys)
+        start += len(keys)
 
-def text_keys(texts: list[str]) -> np.ndarray:
-    """One key a text, equal for texts that are equal after folding."""
-    return hash_strings([fold(text) for text in texts], b"text")
-
-
-def group_keys(values: np.ndarray) -> np.ndarray:
-    """One key for each int64 group number."""
-    return mix(values.astype(np.int64).view(np.uint64) ^ np.uint64(0x6A09E667F3BCC908))
-
-
-# ---------------------------------------------------------------- near-duplicates
-
-_word_hashes: dict[str, int] = {}
-
-
-def _words(text: str) -> set[str]:
-    words: set[str] = set()
-    for word in NUMBER.sub("0", fold(text)).split():
-        if len(word) > 2 and UNSPACED.search(word):
-            words.update(word[start : start + 2] for start in range(len(word) - 1))
-        else:
-            words.add(word)
-    return words
-
-
-def _sorted_hashes(words: set[str]) -> list[int]:
-    """Hashes of the words, lowest first. The cache is emptied when full, so that it stays bounded."""
-    unseen = [word for word in words if word not in _word_hashes]
-    if unseen:
-        if len(_word_hashes) > WORD_CACHE_SIZE:
-            _word_hashes.clear()
-            unseen = list(words)
-        _word_hashes.update(zip(unseen, hash_strings(unseen, b"word").tolist(), strict=True))
-    return sorted(_word_hashes[word] for word in words)
-
-
-def near_duplicate_keys(texts: list[str]) -> np.ndarray:
-    """(N, NEAR_DUPLICATE_KEYS) keys; near-duplicates, as the head of this file defines them, share one."""
-    # Places that a short text does not need repeat the text's own key.
-    keys = np.repeat(text_keys(texts)[:, None], NEAR_DUPLICATE_KEYS, axis=1)
-    hashes = [_sorted_hashes(_words(text)) for text in texts]
-
-    # A set's key is mixed from the sum of its members, so leaving a word out is a subtraction.
-    sketches = np.zeros((len(texts), SKETCH_WORDS), dtype=np.uint64)
-    for row, row_hashes in enumerate(hashes):
-        sketches[row, : len(row_hashes)] = row_hashes[:SKETCH_WORDS]
-    sums = sketches.sum(axis=1, dtype=np.uint64)
-    keys[:, 1] = mix(sums)
-    counts = np.array([len(row_hashes) for row_hashes in hashes])
-    one_off = (sketches != 0) & (counts >= MIN_WORDS_ONE_OFF)[:, None]
-    keys[:, 2 : 2 + SKETCH_WORDS] = np.where(one_off, mix(sums[:, None] - sketches), keys[:, 1:2])
-
-    long = np.flatnonzero(counts >= MIN_WORDS_MINHASH)
-    if len(long):
-        flat = np.array([value for row in long for value in hashes[row]], dtype=np.uint64)
-        starts = np.concatenate([[0], np.cumsum(counts[long])[:-1]])
-        keys[long, 2 + SKETCH_WORDS :] = _minhash_bands(flat, starts)
-    return keys
-
-
-def _minhash_bands(flat: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """(rows, BANDS) keys, each mixed from a row's lowest words under BAND_HASHES random orders."""
-    bands = np.empty((len(starts), BANDS), dtype=np.uint64)
-    for band in range(BANDS):
-        key = np.full(len(starts), band, dtype=np.uint64)
-        for index in range(band * BAND_HASHES, (band + 1) * BAND_HASHES):
-            salt = mix(np.array([index + 1]))
-            key = mix(key + np.minimum.reduceat(mix(flat ^ salt), starts))
-        bands[:, band] = key
-    return bands
+    # A group of several classes counts for the rarest of them, so that the rare one is held out too.
+    rarest_first = np.argsort(np.bincount(labels, minlength=len(names)), kind="stable")
+    group_class = np.full(len(sizes), len(names), dtype=np.int16)
+    np.minimum.at(group_class, group, np.argsort(rarest_first).astype(np.int16)[labels])
+    problem = None
+    for place, count in enumerate(np.bincount(group_class, minlength=len(names)).tolist()):
+        if 0 < count < 3:
+            problem = (
+                f"class {names[rarest_first[place]]!r}: {count} group(s) of related rows, 3 splits need 3: "
+                "add rows, leave the class out with --classes FILE, or use --full_only"
+            )
+    sides = draw_sides(lowest, sizes, group_class, val_size, test_size, seed)[group]
+    leave_out_crossing(key_files, sides)
+    notes = {
+        "groups": len(sizes),
+        "largest_group_rows": int(sizes.max()),
+        "rows_in_joined_groups": int(sizes[lowest != highest].sum()),
+        "joined_by_keys_of_at_most": max_shared,
+        "rows_left_out_of_splits": int((sides == LEFT_OUT).sum()),
+    }
+    return Split(group, sides, notes, problem)
 
 
 # ---------------------------------------------------------------- groups

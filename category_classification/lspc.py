@@ -33,6 +33,7 @@ class Split:
     labels: np.ndarray  # (rows) int64
     languages: np.ndarray  # (rows) int64, indexes `language_names`
     clusters: np.ndarray  # (rows) int64
+    seen: np.ndarray  # (vocabulary) bool: the tokens that occur in this split
     class_names: list[str]
     language_names: list[str]
     fingerprint: str
@@ -209,6 +210,7 @@ def _load_split(data: Path, name: str, rows, tokenizer, seq_len: int, world: Wor
         labels=np.load(folder / "labels.npy"),
         languages=np.load(folder / "languages.npy"),
         clusters=np.load(folder / "clusters.npy"),
+        seen=np.load(folder / "seen.npy"),
         class_names=rows.features["label"].names,
         language_names=done["language_names"],
         fingerprint=fingerprint,
@@ -260,6 +262,7 @@ def _write_cache(
     except OSError as error:
         raise InputError(f"{folder.parent}: cannot write the token cache there ({error.strerror})") from None
     num_classes, language_index = len(rows.features["label"].names), {}
+    seen = np.zeros(len(tokenizer), dtype=bool)
     lengths, labels, languages, clusters = [], [], [], []  # one array a block of rows
     bar = tqdm(total=len(rows), desc=f"tokenizing {name}", unit=" rows", disable=None if verbose else True)
     with open(aside / "tokens.bin", "wb") as file:
@@ -268,7 +271,9 @@ def _write_cache(
             parts = zip(*(part[c] for c in columns["text"]), strict=True)
             texts = [" ".join(filter(None, fields)) for fields in parts]
             ids = tokenize(tokenizer, texts, seq_len)
-            file.write(np.concatenate(ids).astype(np.uint32).tobytes())
+            flat = np.concatenate(ids).astype(np.uint32)
+            seen[flat] = True
+            file.write(flat.tobytes())
             lengths.append(np.array([len(row) for row in ids]))
             codes = part[columns["language"]] if columns["language"] else identify(texts)[0]
             codes = [code or UNKNOWN_LANGUAGE for code in codes]
@@ -284,6 +289,7 @@ def _write_cache(
             bar.update(len(ids))
     bar.close()
     np.save(aside / "offsets.npy", np.concatenate([[0], *lengths]).cumsum(dtype=np.int64))
+    np.save(aside / "seen.npy", seen)
     for column, blocks in (("labels", labels), ("languages", languages), ("clusters", clusters)):
         np.save(aside / f"{column}.npy", np.concatenate(blocks).astype(np.int64))
     write_json(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from category_classification.grouped_split import hash_strings
 from category_classification.lspc_raw import (
     DROPPED,
     SIX_CLASSES,
@@ -23,6 +22,7 @@ from category_classification.lspc_raw import (
     read_offers,
     zip_fingerprint,
 )
+from category_classification.row_keys import hash_strings
 from category_classification.shards import ShardColumns, ShardFiles, ShardWriter, save_array
 from category_classification.table_input import read_table_batches, table_format
 from training_utils import InputError, write_json

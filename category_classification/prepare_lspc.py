@@ -13,7 +13,7 @@ language_probability]]; in it also `prepare.json` (counts, seed, versions, finge
 
 Split: a cluster is never torn apart, and neither are clusters that share a text (equal after folding case,
 punctuation and white space). A table without --group_column is grouped by near-duplicates instead, as the
-head of grouped_split.py defines them; `cluster` then numbers these groups. Of each class the given shares
+head of row_keys.py defines them; `cluster` then numbers these groups. Of each class the given shares
 of rows are held out; `full` holds every row. Texts so common that they would chain a large part of the rows
 together stay on one side by leaving some rows out of the splits, which is counted. The split depends on the
 rows and the seed alone, not on order or workers.
@@ -22,7 +22,7 @@ Workers take a member of the zip each. A run that was killed goes on where it st
 given again; OUT appears at once when it is whole, and nothing is ever written over.
 
 Memory, whatever the size of the input: the libraries (0.35 GB, shared by the workers), 60 MB a worker, 10
-bytes a labelled cluster, and at the end 300 MB and 40 bytes a kept row: about 1.1 GB for the whole corpus. On
+bytes a labelled cluster, and at the end 350 MB and 40 bytes a kept row: about 1.1 GB for the whole corpus. On
 the disk the shards, less than half of OUT's size, stand beside it until the end.
 """
 
@@ -46,16 +46,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from category_classification.grouped_split import LEFT_OUT, draw_sides, group_rows, leave_out_crossing
+from category_classification.grouped_split import draw_split
 from category_classification.prepare_inputs import Job, corpus_job, table_job
 from category_classification.shards import ShardFiles, claim_folder, run_units
 from training_utils import InputError, run_script, write_json
 
 REPORT_SECONDS = 10.0
 MAX_NAMES_SHOWN = 30
-# All related rows stay together, unless that chains a large part of them; then only keys of few rows join.
-MAX_SHARED = (None, 16, 1)
-LARGE_GROUP_ROWS, LARGE_GROUP_SHARE = 100, 0.1
 UNUSABLE_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
@@ -168,56 +165,6 @@ def make_shards(job: Job, workers: int) -> list[ShardFiles]:
     return shards
 
 
-def draw_split(
-    shards: list[ShardFiles], rows: int, names: list[str], args: argparse.Namespace
-) -> tuple[np.ndarray, np.ndarray | None, dict]:
-    """Each row's group (numbered in the order of first rows) and side (None with --full_only), and counts."""
-    shards = [shard for shard in shards if shard.summary()["rows"]]
-    key_files = [shard.path(".keys.npy") for shard in shards]
-    for max_shared in MAX_SHARED:
-        root = group_rows(key_files, rows, max_shared)
-        is_first = root == np.arange(rows, dtype=np.int32)
-        group = (np.cumsum(is_first, dtype=np.int32) - 1)[root]
-        sizes = np.bincount(group)
-        if sizes.max() <= max(LARGE_GROUP_ROWS, LARGE_GROUP_SHARE * rows):
-            break
-
-    # A group is known by its lowest key, whatever the order of its rows.
-    lowest, highest = np.full(len(sizes), 2**64 - 1, dtype=np.uint64), np.zeros(len(sizes), dtype=np.uint64)
-    labels = np.empty(rows, dtype=np.int16)
-    start = 0
-    for shard, key_file in zip(shards, key_files, strict=True):
-        keys = np.load(key_file)[:, 0]
-        here = slice(start, start + len(keys))
-        np.minimum.at(lowest, group[here], keys)
-        np.maximum.at(highest, group[here], keys)
-        labels[here] = pq.read_table(shard.path(".parquet"), columns=["label"])["label"].to_numpy()
-        start += len(keys)
-    notes = {
-        "groups": len(sizes),
-        "largest_group_rows": int(sizes.max()),
-        "rows_in_joined_groups": int(sizes[lowest != highest].sum()),
-        "joined_by_keys_of_at_most": max_shared,
-    }
-    if args.full_only:
-        return group, None, notes
-
-    # A group of several classes counts for the rarest of them, so that the rare one is held out too.
-    rarest_first = np.argsort(np.bincount(labels, minlength=len(names)), kind="stable")
-    group_class = np.full(len(sizes), len(names), dtype=np.int16)
-    np.minimum.at(group_class, group, np.argsort(rarest_first).astype(np.int16)[labels])
-    for place, count in enumerate(np.bincount(group_class, minlength=len(names)).tolist()):
-        if 0 < count < 3:
-            raise InputError(
-                f"class {names[rarest_first[place]]!r}: {count} group(s) of related rows, 3 splits need 3: "
-                "add rows, leave the class out with --classes FILE, or use --full_only"
-            )
-    sides = draw_sides(lowest, sizes, group_class, args.val_size, args.test_size, args.seed)[group]
-    leave_out_crossing(key_files, sides)
-    notes["rows_left_out_of_splits"] = int((sides == LEFT_OUT).sum())
-    return group, sides, notes
-
-
 def build_dataset(
     built: Path, job: Job, shards: list[ShardFiles], args: argparse.Namespace, fingerprint: str
 ) -> dict:
@@ -235,8 +182,15 @@ def build_dataset(
 
     names = sorted(job.names)
     label_numbers = np.array([names.index(name) for name in job.names], dtype=np.int64)
-    group, sides, notes = draw_split(shards, rows, job.names, args)
-    clusters = group if job.columns.near_duplicates else None
+    filled = [shard for shard, summary in zip(shards, summaries, strict=True) if summary["rows"]]
+    parts = (pq.read_table(shard.path(".parquet"), columns=["label"])["label"].to_numpy() for shard in filled)
+    labels = np.concatenate([part.astype(np.int16) for part in parts])
+    key_files = [shard.path(".keys.npy") for shard in filled]
+    split = draw_split(key_files, labels, job.names, args.val_size, args.test_size, args.seed)
+    if split.problem and not args.full_only:
+        raise InputError(split.problem)
+    clusters = split.group if job.columns.near_duplicates else None
+    sides = None if args.full_only else split.sides
     splits = write_dataset(
         built, shards, names, label_numbers, clusters, sides, args.full_split_name, fingerprint
     )
@@ -244,7 +198,7 @@ def build_dataset(
         for shard in shards:
             with shard.path(".rejected.jsonl").open("rb") as part:
                 shutil.copyfileobj(part, rejected)
-    return {"splits": splits, "reasons": dict(sorted(reasons.items())), "notes": job.notes | notes}
+    return {"splits": splits, "reasons": dict(sorted(reasons.items())), "notes": job.notes | split.notes}
 
 
 def print_summary(report: dict, out: Path) -> None:
@@ -266,7 +220,7 @@ def print_summary(report: dict, out: Path) -> None:
     empty = [name for name, count in full["classes"].items() if not count]
     if empty:
         print(f"note: no row of {', '.join(empty)}")
-    if left_out := report["notes"].get("rows_left_out_of_splits"):
+    if left_out := len(splits) > 1 and report["notes"]["rows_left_out_of_splits"]:
         print(
             f"note: {left_out:,} rows share a common text with another split: in {next(iter(splits))} alone"
         )

@@ -163,7 +163,7 @@ def _save_figure(path: Path, size: tuple[float, float], draw: Callable[..., None
         FigureCanvasAgg(figure)
         draw(figure.subplots(**grid))
         with replacing(Path(path)) as file:
-            figure.savefig(file, format="png")
+            figure.savefig(file, format="png", bbox_inches="tight", pad_inches=0.1)
 
 
 def _thousands(value: float) -> str:
@@ -288,6 +288,9 @@ def plot_learning_curve(metrics_jsonl_path: Path, path: Path, title: str = "") -
             ring = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "color": RED}
             label = f"best macro-F1 {values[best]:.4f}"
             below.plot(steps[best], values[best], linestyle="none", label=label, **ring)
+        low, high = below.get_ylim()
+        if high - low < 0.02:  # scores that hardly move get a readable axis
+            below.set_ylim((low + high) / 2 - 0.01, (low + high) / 2 + 0.01)
         below.set_ylabel("validation")
         below.set_xlabel("step")
         below.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from category_classification.grouped_split import (
+from category_classification.row_keys import (
     NEAR_DUPLICATE_KEYS,
     group_keys,
     near_duplicate_keys,
@@ -75,7 +75,7 @@ class ShardColumns:
         return pa.schema(fields)
 
     def keys(self, texts: list[str], clusters: list[int]) -> np.ndarray:
-        """(N, keys) uint64: rows that share one belong together, see grouped_split.py."""
+        """(N, keys) uint64: rows that share one belong together, see row_keys.py."""
         if self.near_duplicates:
             return near_duplicate_keys(texts)
         return np.stack([group_keys(np.array(clusters, dtype=np.int64)), text_keys(texts)], axis=1)

@@ -11,6 +11,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,6 +52,7 @@ def main() -> None:
     # Model
     config = encoder_config(args, len(tokenizer))
     model = EmbeddingClassifier(config, len(class_names), args.classifier_dropout).to(device)
+    model.encoder.silence_unseen(torch.from_numpy(splits[args.train_split].seen))
     settings = {"config": asdict(config), "num_classes": len(class_names), "dropout": args.classifier_dropout}
     info = {"model": "EmbeddingClassifier", "model_settings": settings, "class_names": class_names}
 

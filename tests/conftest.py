@@ -1,8 +1,13 @@
 """Shared by all tests: real data where it exists, and a tiny tokenizer and dataset made on the spot."""
 
+import io
 import os
+import signal
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +37,33 @@ def run_script(script: Path, *args: object, **kwargs) -> subprocess.CompletedPro
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **kwargs.pop("env", {})}
     command = [sys.executable, str(script), *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, env=env, **kwargs)
+
+
+def run_main(main: Callable[[], None], *args: object) -> subprocess.CompletedProcess:
+    """As `run_script`, inside this process: imports are paid once, so that hundreds of runs take seconds.
+
+    An exception other than the script's own exit shows as a traceback and status 1, as it would to a user.
+    """
+    from training_utils import run_script as end_like_a_script
+
+    argv, numbers = sys.argv, (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.getsignal(number) for number in numbers]
+    out, err, status = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.StringIO(), 0
+    sys.argv = ["script.py", *map(str, args)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            end_like_a_script(main)
+    except SystemExit as stop:
+        status = stop.code or 0
+    except Exception:
+        err.write(traceback.format_exc())
+        status = 1
+    finally:
+        sys.argv = argv
+        for number, handler in zip(numbers, handlers, strict=True):
+            signal.signal(number, handler)
+    out.flush()
+    return subprocess.CompletedProcess(args, status, out.buffer.getvalue().decode(), err.getvalue())
 
 
 def assert_refused(result: subprocess.CompletedProcess, *words: str) -> None:
@@ -112,3 +144,15 @@ def tiny_data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory) -> Path:
     return make_tokenizer(tmp_path_factory.mktemp("tiny") / "tokenizer")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory, tiny_data, tiny_tokenizer) -> Path:
+    """A trained small classifier's folder: best.pt, metrics.jsonl, summary.json, tokenizer/. Not to be changed."""
+    out = tmp_path_factory.mktemp("tiny") / "run"
+    size = "--hidden_size 192 --num_layers 2 --batch_size 16 --seq_len 24 --device cpu --lang_min_samples 5"
+    flags = [*size.split(), *"--epochs 2 --lr 2e-3 --log_every 5 --lr_warmup_steps 4".split()]
+    script = CATEGORY / "train_embedding_classifier.py"
+    result = run_script(script, "--data", tiny_data, "--tokenizer", tiny_tokenizer, "--out", out, *flags)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return out

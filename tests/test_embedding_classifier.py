@@ -118,6 +118,16 @@ def test_word_order_matters():
     assert (model(ids, mask) - model(ids.flip(1), mask)).abs().max() > 1e-8
 
 
+def test_a_silenced_token_adds_nothing_of_its_own():
+    model = EmbeddingClassifier(SMALL, 3).eval()
+    seen = torch.ones(50, dtype=torch.bool)
+    seen[[7, 8]] = False
+    model.encoder.silence_unseen(seen)
+    ids, mask = torch.tensor([[3, 7, 5], [3, 8, 5]]), torch.ones(2, 3)
+    logits = model(ids, mask)
+    assert torch.isfinite(logits).all() and torch.equal(logits[0], logits[1])
+
+
 def test_rope_scores_depend_on_distance_alone():
     rope = RotaryEmbedding(64, 1e6)
     q, k = torch.randn(2, 1, 12, 3, 64).unbind(0)

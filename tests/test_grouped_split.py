@@ -15,12 +15,10 @@ from category_classification.grouped_split import (
     TRAIN,
     VALIDATION,
     draw_sides,
-    fold,
     group_rows,
     leave_out_crossing,
-    near_duplicate_keys,
-    text_keys,
 )
+from category_classification.row_keys import fold, near_duplicate_keys, text_keys
 
 WORDS = [
     f"{a}{b}" for a in "ba ke li mo nu pra sti vel zo thu".split() for b in "ron da mi xel po gar su".split()
@@ -88,8 +86,11 @@ def test_most_pairs_of_high_similarity_share_a_key_and_few_of_low() -> None:
     assert found(30, 15) < 0.02  # similarity .33
 
 
-def test_short_texts_that_differ_in_a_word_stay_apart() -> None:
+def test_short_texts_that_differ_in_a_word_or_a_number_stay_apart() -> None:
     assert not share_a_key("black leather boots", "brown leather boots")
+    assert not share_a_key("Part 4711-08", "Part 4712-15")
+    assert share_a_key("black leather boots size 42", "Black boots, leather, size 41")
+    assert share_a_key("black leather boots 42", "new black leather boots 41")
 
 
 def test_scripts_without_spaces() -> None:

@@ -40,7 +40,7 @@ def fake_split(rows: int, seed: int = 0, mean: float = 3.0) -> Split:
     offsets = np.concatenate(([0], lengths.cumsum()))
     tokens = np.arange(offsets[-1], dtype=np.uint32)
     zeros = np.zeros(rows, dtype=np.int64)
-    return Split("train", tokens, offsets, zeros, zeros, zeros, ["a"], ["en"], "f")
+    return Split("train", tokens, offsets, zeros, zeros, zeros, zeros > 0, ["a"], ["en"], "f")
 
 
 def test_cached_ids_are_the_tokenizers(tiny_data, tokenizer, splits):
@@ -54,6 +54,11 @@ def test_cached_ids_are_the_tokenizers(tiny_data, tokenizer, splits):
         assert batch["input_ids"][row][batch["attention_mask"][row]].tolist() == ids
         assert batch["labels"][row] == rows[row]["label"]
         assert split.language_names[batch["languages"][row]] == rows[row]["language"]
+
+
+def test_seen_tokens_are_those_of_the_split(splits):
+    for split in splits.values():
+        assert np.flatnonzero(split.seen).tolist() == np.unique(split.tokens).tolist()
 
 
 def test_truncation_keeps_the_closing_token(splits, tokenizer):
