@@ -7,6 +7,7 @@ function of (seed, epoch) alone: a resumed run skips by index, and a rank takes 
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -255,8 +256,10 @@ def _write_cache(
 
     from category_classification.language_id import identify
 
-    aside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
+    for left in folder.parent.glob(f"{folder.name}.*.partial"):  # by killed runs; a living one goes on
+        if not Path(f"/proc/{left.suffixes[-2][1:]}").exists():
+            shutil.rmtree(left, ignore_errors=True)
+    aside = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     try:
         aside.mkdir()
     except OSError as error:
@@ -295,4 +298,7 @@ def _write_cache(
     write_json(
         aside / "done.json", {"split": name, "rows": len(rows), "language_names": list(language_index)}
     )
-    aside.rename(folder)
+    try:
+        aside.rename(folder)
+    except OSError:  # another run of the same command was quicker
+        shutil.rmtree(aside)

@@ -36,6 +36,7 @@ FORMATS = {
     ".pq": "parquet",
 }
 MAX_LINE_BYTES = 16 * 2**20  # a longer line is damage, and reading it whole would break the memory bound
+UNLIMITED = 2**62
 
 # (line or row number, reason, start of the raw row) -> None
 BadRow = Callable[[int, str, str], None]
@@ -48,6 +49,7 @@ class TableBatch:
     source: str
     row_numbers: list[int]  # the line in a text file, the row counted from 1 in Parquet
     data: pa.RecordBatch | list[dict]
+    lines: list[bytes] | None = None  # JSON lines as they stood, with `keep_lines`
 
     def __len__(self) -> int:
         return len(self.row_numbers)
@@ -106,18 +108,26 @@ def read_table_batches(
     batch_rows: int = 4096,
     format: str | None = None,
     on_bad_row: BadRow | None = None,
+    batch_bytes: int = UNLIMITED,
+    keep_lines: bool = False,
 ) -> Iterator[TableBatch]:
-    """Yield the rows in order. `columns` names those needed: they must exist, and Parquet reads no others."""
+    """Yield the rows in order. `columns` names those needed: they must exist, and Parquet reads no others.
+
+    A batch ends after `batch_rows` rows, or sooner when they reach about `batch_bytes`.
+    """
     form = table_format(source, format)
     name = "standard input" if source == "-" else source
     if form == "parquet":
-        yield from _parquet_batches(source, columns, batch_rows)
+        yield from _parquet_batches(source, columns, batch_rows, batch_bytes)
         return
     with ExitStack() as stack:
         lines = _lines(_open_bytes(source, stack), name)
-        read = _jsonl_batches if form == "jsonl" else _delimited_batches
-        delimiter = {"csv": ",", "tsv": "\t"}.get(form, "")
-        yield from read(lines, name, columns, batch_rows, on_bad_row or _raise_bad_row(name), delimiter)
+        bad_row = on_bad_row or _raise_bad_row(name)
+        if form == "jsonl":
+            yield from _jsonl_batches(lines, name, columns, batch_rows, bad_row, keep_lines, batch_bytes)
+        else:
+            delimiter = {"csv": ",", "tsv": "\t"}[form]
+            yield from _delimited_batches(lines, name, columns, batch_rows, bad_row, delimiter, batch_bytes)
 
 
 def _raise_bad_row(name: str) -> BadRow:
@@ -185,11 +195,12 @@ def _delimited_batches(
     batch_rows: int,
     on_bad_row: BadRow,
     delimiter: str,
+    batch_bytes: int = UNLIMITED,
 ) -> Iterator[TableBatch]:
     csv.field_size_limit(MAX_LINE_BYTES)
     reader = csv.reader((_decode(line, number, name) for number, line in lines), delimiter=delimiter)
     header: list[str] | None = None
-    rows, numbers = [], []
+    rows, numbers, size = [], [], 0
     while True:
         try:
             row = next(reader, None)
@@ -204,10 +215,12 @@ def _delimited_batches(
         elif row:
             rows.append(row)
             numbers.append(reader.line_num)
-        if header is not None and (len(rows) == batch_rows or (row is None and rows)):
+            size += sum(map(len, row))
+        full = len(rows) == batch_rows or size >= batch_bytes
+        if rows and (full or row is None):
             arrays = [pa.array(column, pa.string()) for column in zip(*rows, strict=True)]
             yield TableBatch(name, numbers, pa.RecordBatch.from_arrays(arrays, names=header))
-            rows, numbers = [], []
+            rows, numbers, size = [], [], 0
         if row is None:
             break
     if header is None:
@@ -220,11 +233,13 @@ def _jsonl_batches(
     columns: list[str] | None,
     batch_rows: int,
     on_bad_row: BadRow,
-    _delimiter: str,
+    keep_lines: bool,
+    batch_bytes: int,
 ) -> Iterator[TableBatch]:
     rows: list[dict] = []
     numbers: list[int] = []
-    checked = not columns
+    kept: list[bytes] = []
+    size, checked = 0, not columns
     for number, line in lines:
         if line.isspace():
             continue
@@ -240,13 +255,16 @@ def _jsonl_batches(
             continue
         rows.append(row)
         numbers.append(number)
-        if len(rows) == batch_rows:
+        size += len(line)
+        if keep_lines:
+            kept.append(line)
+        if len(rows) == batch_rows or size >= batch_bytes:
             checked = checked or _check_keys(name, columns, rows)
-            yield TableBatch(name, numbers, rows)
-            rows, numbers = [], []
+            yield TableBatch(name, numbers, rows, kept if keep_lines else None)
+            rows, numbers, kept, size = [], [], [], 0
     if rows:
         checked = checked or _check_keys(name, columns, rows)
-        yield TableBatch(name, numbers, rows)
+        yield TableBatch(name, numbers, rows, kept if keep_lines else None)
 
 
 def _check_keys(name: str, columns: list[str], rows: list[dict]) -> bool:
@@ -254,15 +272,21 @@ def _check_keys(name: str, columns: list[str], rows: list[dict]) -> bool:
     return True
 
 
-def _parquet_batches(source: str, columns: list[str] | None, batch_rows: int) -> Iterator[TableBatch]:
+def _parquet_batches(
+    source: str, columns: list[str] | None, batch_rows: int, batch_bytes: int
+) -> Iterator[TableBatch]:
     if source == "-":
         raise InputError("standard input: Parquet cannot be streamed: give a file, or --format csv or jsonl")
     if not Path(source).is_file():
         raise InputError(f"{source}: no such file")
     row = 0
     try:
-        with pq.ParquetFile(source) as file:
+        # Otherwise a whole row group's columns would be in memory at once.
+        with pq.ParquetFile(source, pre_buffer=False, buffer_size=2**20) as file:
             require_columns(source, columns or [], file.schema_arrow.names)
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            row_bytes = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+            batch_rows = max(1, min(batch_rows, batch_bytes // max(row_bytes, 1)))
             for batch in file.iter_batches(batch_rows, columns=columns, use_threads=False):
                 numbers = list(range(row + 1, row + 1 + len(batch)))
                 yield TableBatch(source, numbers, batch)

@@ -28,3 +28,12 @@ PYTHON
 
 [ -d "$out/dataset" ] || "$python" category_classification/prepare_lspc.py --table "$out/titles.jsonl" \
   --text_column title --label_column category --add_language --val_size .10 --test_size .15 --out "$out/dataset"
+
+[ -f "$out/linear/metrics.json" ] || "$python" category_classification/baseline_linear.py --data "$out/dataset" \
+  --out "$out/linear" --lang_min_samples 20 --lang_top_k 8
+for seed in 1 2 3; do
+  [ -f "$out/encoder-$seed/summary.json" ] || "$python" category_classification/train_embedding_classifier.py \
+    --data "$out/dataset" --tokenizer "$out/tokenizer" --out "$out/encoder-$seed" --resume auto --seed "$seed" \
+    --epochs 8 --batch_size 64 --lr 5e-4 --lr_schedule cosine --lr_min_scale 0.05 --token_dropout 0.2 --seq_len 64 \
+    --embedding_update rows --amp --save_every 8 --lang_min_samples 20 --lang_top_k 8
+done

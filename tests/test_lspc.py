@@ -1,5 +1,6 @@
 """The token cache and the batches: ids as the tokenizer gives them, orders that resume and share exactly."""
 
+import os
 import shutil
 from unittest import mock
 
@@ -95,6 +96,22 @@ def test_a_killed_tokenization_leaves_no_cache(tmp_path, tokenizer):
         load_splits(str(data), tokenizer, 24, NAMES, World())
     assert not [f for f in data.glob(".tokens-*") if not f.name.endswith(".partial")]
     assert len(load_splits(str(data), tokenizer, 24, NAMES, World())["train"]) == 50
+
+
+def test_two_runs_may_make_the_cache_at_once(tmp_path, tokenizer):
+    data = make_dataset(tmp_path / "d", train=50, other=12)
+    tokenize, inner = lspc.tokenize, []
+
+    def while_another_run_does_the_same(*args):
+        if not inner:
+            inner.append(True)
+            with mock.patch.object(lspc.os, "getpid", return_value=os.getppid()):
+                load_splits(str(data), tokenizer, 24, NAMES, World())
+        return tokenize(*args)
+
+    with mock.patch.object(lspc, "tokenize", side_effect=while_another_run_does_the_same):
+        splits = load_splits(str(data), tokenizer, 24, NAMES, World())
+    assert len(splits["train"]) == 50 and not list(data.glob("*.partial"))
 
 
 @pytest.mark.parametrize("rows", [1, 63, 64, 1000, 7001])
