@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -201,7 +202,8 @@ def _load_split(data: Path, name: str, rows, tokenizer, seq_len: int, world: Wor
     ).hexdigest()[:16]
     folder = data / f".tokens-{key}"
     if not (folder / "done.json").exists():
-        _write_cache(folder, name, rows, columns, tokenizer, seq_len, verbose=world.is_main)
+        with _cache_aside(folder) as aside:
+            _write_cache(aside, data, name, rows, columns, tokenizer, seq_len, verbose=world.is_main)
     done = json.loads((folder / "done.json").read_text())
     offsets = np.load(folder / "offsets.npy")
     return Split(
@@ -246,24 +248,36 @@ def _fingerprint(data: Path, name: str, rows) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write_cache(
-    folder: Path, name: str, rows, columns: dict, tokenizer, seq_len: int, verbose: bool
-) -> None:
-    """Tokenize into a folder beside the final one and rename it, so that a killed run leaves no half
-    cache.
-    """
-    from tqdm import tqdm
-
-    from category_classification.language_id import identify
-
-    for left in folder.parent.glob(f"{folder.name}.*.partial"):  # by killed runs; a living one goes on
-        if not Path(f"/proc/{left.suffixes[-2][1:]}").exists():
+@contextmanager
+def _cache_aside(folder: Path) -> Iterator[Path]:
+    """A folder to write into that becomes `folder` at the end: no half cache, also not after a kill."""
+    for left in folder.parent.glob(f"{folder.name}.*.partial"):  # of killed runs; a living one goes on
+        try:
+            os.kill(int(left.suffixes[-2][1:]), 0)
+        except ProcessLookupError:
             shutil.rmtree(left, ignore_errors=True)
+        except (OSError, ValueError):
+            continue
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     try:
         aside.mkdir()
     except OSError as error:
         raise InputError(f"{folder.parent}: cannot write the token cache there ({error.strerror})") from None
+    try:
+        yield aside
+        if not folder.exists():  # another run of the same command may have been quicker
+            aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_cache(
+    aside: Path, data: Path, name: str, rows, columns: dict, tokenizer, seq_len: int, verbose: bool
+) -> None:
+    from tqdm import tqdm
+
+    from category_classification.language_id import identify
+
     num_classes, language_index = len(rows.features["label"].names), {}
     seen = np.zeros(len(tokenizer), dtype=bool)
     lengths, labels, languages, clusters = [], [], [], []  # one array a block of rows
@@ -284,7 +298,7 @@ def _write_cache(
             for number, label in enumerate(part["label"], start):
                 if label is None or not 0 <= label < num_classes:
                     raise InputError(
-                        f"{folder.parent}: row {number} of {name!r} has label {label}, outside the classes"
+                        f"--data {data}: row {number} of {name!r} has label {label}, outside the classes"
                     )
             labels.append(np.array(part["label"]))
             own = range(start, start + len(ids))
@@ -298,7 +312,3 @@ def _write_cache(
     write_json(
         aside / "done.json", {"split": name, "rows": len(rows), "language_names": list(language_index)}
     )
-    try:
-        aside.rename(folder)
-    except OSError:  # another run of the same command was quicker
-        shutil.rmtree(aside)
