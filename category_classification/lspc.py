@@ -116,7 +116,7 @@ class BucketedBatches:
             yield {**batch, "weight": len(own), "global_rows": len(rows)}
 
 
-def evaluation_batches(split: Split, world: World, max_tokens: int = 16_384) -> Iterator[dict[str, Tensor]]:
+def evaluation_batches(split: Split, world: World, max_tokens: int) -> Iterator[dict[str, Tensor]]:
     """Every row once over all ranks, sorted by length, at most `max_tokens` padded tokens a batch."""
     lengths = split.lengths
     rows = np.argsort(lengths, kind="stable")[world.rank :: world.size]

@@ -1,0 +1,390 @@
+"""Rows per second of this project beside three peers, on the same rows, in turn.
+
+    python category_classification/benchmark.py --json out.json      (under ten minutes on two cores)
+
+Peers: `padded_origin`, our model as it was first published: every row padded to 256 tokens, attention
+materialised, foreach AdamW, in float32 or under AMP, whichever is faster here; `trainer_padded`,
+transformers' Trainer on a BERT of the same depth, width and vocabulary (fewer parameters a block than
+ours), padded to 256, fused AdamW, bfloat16; `trainer_grouped`, the same with rows grouped by length and
+padded to their longest.
+
+Each contender lives in a process of its own and is called in turn; a figure is the median of the repeats
+after one warm-up. Rows are drawn with the length distribution of real titles, or titles with descriptions
+(Qwen3 tokens), and with ids so distributed that 64 titles touch some 530 of 151,669 embedding rows. A
+contender that pads every row to 256 costs the same whatever the rows are, so it gets fewer of them. Peak
+memory is the process's.
+"""
+
+import argparse
+import math
+import multiprocessing
+import os
+import resource
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
+from category_classification.evaluation import to_device
+from category_classification.lspc import BucketedBatches, Split, evaluation_batches
+from category_classification.row_adamw import RowAdamW
+from category_classification.token_layout import PaddedTokens
+from category_classification.training_flags import positive
+from training_utils import (
+    InputError,
+    World,
+    autocast,
+    make_grad_scaler,
+    optimizer_step,
+    pick_device,
+    run_script,
+    write_json,
+)
+
+# log-normal lengths: median, spread of the logarithm (p90 32 of 18, and 194 of 116), and the rows ours takes
+LENGTHS = {"titles": (18.0, 0.45, 512), "descriptions": (116.0, 0.38, 256)}
+CASES = {"train_titles": "titles", "train_descriptions": "descriptions", "predict_titles": "titles"}
+PEERS = ("padded_origin", "trainer_padded", "trainer_grouped")
+PADDED_LENGTH, NUM_CLASSES, BATCH = 256, 6, 64
+ZIPF_EXPONENT, ZIPF_SHIFT = 1.25, 4.0  # 64 titles then touch about 530 ids, 64 descriptions 1,900
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--case", choices=(*CASES, "all"), default="all")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--repeats", type=positive, default=5)
+    parser.add_argument("--rows", type=positive, help="rows a repeat (default: by case)")
+    parser.add_argument("--vocab_size", type=positive, default=151_669)
+    parser.add_argument("--num_layers", type=positive, default=10)
+    parser.add_argument("--embedding_update", choices=("dense", "rows"), default="rows")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile our blocks; the peers run as documented"
+    )
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args()
+
+
+def draw_rows(count: int, kind: str, vocab_size: int, seed: int = 0) -> Split:
+    """`count` rows of token ids and labels, as a prepared split."""
+    rng = np.random.default_rng(seed)
+    median, spread, _ = LENGTHS[kind]
+    lengths = rng.lognormal(math.log(median), spread, count).round().clip(2, PADDED_LENGTH).astype(np.int64)
+    weights = 1 / (np.arange(vocab_size) + ZIPF_SHIFT) ** ZIPF_EXPONENT
+    tokens = rng.choice(vocab_size, size=lengths.sum(), p=weights / weights.sum()).astype(np.uint32)
+    labels, blank = rng.integers(NUM_CLASSES, size=count), np.zeros(count, dtype=np.int64)
+    offsets = np.concatenate(([0], lengths.cumsum()))
+    seen = np.ones(vocab_size, dtype=bool)
+    names = [str(i) for i in range(NUM_CLASSES)]
+    return Split("train", tokens, offsets, labels, blank, blank, seen, names, ["en"], "")
+
+
+# Contenders: built once in their process, then `train()` and `predict()` return rows a second.
+
+
+class Ours:
+    """The trainer's path: length-bucketed batches, AMP, fused or row-wise AdamW, clipping."""
+
+    def __init__(self, args: argparse.Namespace, split: Split) -> None:
+        self.split, self.device = split, pick_device(args.device)
+        config = EncoderConfig(
+            vocab_size=args.vocab_size,
+            num_layers=args.num_layers,
+            sparse_embedding_gradient=args.embedding_update == "rows",
+        )
+        self.model = EmbeddingClassifier(config, NUM_CLASSES).to(self.device)
+        if args.compile:
+            for block in self.model.encoder.blocks:
+                block.compile(dynamic=True)
+        adamw = RowAdamW if args.embedding_update == "rows" else torch.optim.AdamW
+        self.optimizer = adamw(self.model.parameters(), lr=2e-4, fused=True)
+        self.scaler = make_grad_scaler(self.device, True)
+        self.loader, self.epoch = BucketedBatches(split, BATCH, 0, World()), 0
+
+    def train(self) -> float:
+        self.model.train()
+        started = time.perf_counter()
+        for batch in self.loader.epoch(self.epoch):
+            batch = to_device(batch, self.device)
+            with autocast(self.device, True):
+                loss = F.cross_entropy(
+                    self.model(batch["input_ids"], batch["attention_mask"]).float(), batch["labels"]
+                )
+            self.scaler.scale(loss).backward()
+            optimizer_step(self.optimizer, self.scaler, self.model.parameters(), max_grad_norm=1.0)
+        self.epoch += 1
+        return len(self.split) / (time.perf_counter() - started)
+
+    def predict(self) -> float:
+        self.model.eval()
+        started = time.perf_counter()
+        for batch in evaluation_batches(self.split, World(), 1024 if self.device.type == "cpu" else 65_536):
+            batch = to_device(batch, self.device)
+            with torch.inference_mode(), autocast(self.device, True):
+                self.model(batch["input_ids"], batch["attention_mask"]).argmax(-1).cpu()
+        return len(self.split) / (time.perf_counter() - started)
+
+
+class MaterialisedTokens(PaddedTokens):
+    """Padded rows whose attention writes out its scores, with a key-value head a query head."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        groups = q.shape[2] // k.shape[2]
+        q, k, v = (x.to(v.dtype).transpose(1, 2) for x in (q, k, v))
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~self.mask[:, None, None, :], float("-inf"))
+        return (scores.softmax(-1) @ v).transpose(1, 2)
+
+
+class PaddedOrigin:
+    """Every row padded to 256 tokens, materialised attention, foreach AdamW on the whole table."""
+
+    def __init__(self, args: argparse.Namespace, split: Split) -> None:
+        import category_classification.embedding_classifier as module
+
+        module.lay_out = MaterialisedTokens  # in this process only
+        self.split, self.device = split, pick_device(args.device)
+        config = EncoderConfig(vocab_size=args.vocab_size, num_layers=args.num_layers)
+        self.model = EmbeddingClassifier(config, NUM_CLASSES).to(self.device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=2e-4, foreach=True)
+        self.rows = np.arange(min(BATCH, len(split)))
+        self.amp = False
+        speeds = {}
+        for self.amp in (False, True):
+            self.train()
+            speeds[self.amp] = self.train()
+        self.amp = max(speeds, key=speeds.get)
+
+    def _batch(self) -> dict[str, Tensor]:
+        batch = to_device(self.split.batch(self.rows), self.device)
+        missing = PADDED_LENGTH - batch["input_ids"].shape[1]
+        for name in ("input_ids", "attention_mask"):
+            batch[name] = F.pad(batch[name], (0, missing))
+        return batch
+
+    def train(self) -> float:
+        self.model.train()
+        started, batch = time.perf_counter(), self._batch()
+        with autocast(self.device, self.amp):
+            loss = F.cross_entropy(self.model(batch["input_ids"], batch["attention_mask"]), batch["labels"])
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        loss.item()
+        return len(self.rows) / (time.perf_counter() - started)
+
+    def predict(self) -> float:
+        self.model.eval()
+        started, batch = time.perf_counter(), self._batch()
+        with torch.inference_mode(), autocast(self.device, self.amp):
+            self.model(batch["input_ids"], batch["attention_mask"]).argmax(-1).cpu()
+        return len(self.rows) / (time.perf_counter() - started)
+
+
+class HuggingFaceTrainer:
+    """transformers' Trainer with its documented fast options."""
+
+    def __init__(self, args: argparse.Namespace, split: Split, grouped: bool) -> None:
+        from transformers import BertConfig, BertForSequenceClassification
+
+        self.grouped, self.device = grouped, pick_device(args.device)
+        # Padded to 256 all batches cost the same, so two of them (after a first that is not timed) will do.
+        count = len(split) if grouped else min(3 * BATCH, len(split))
+        self.rows = [self._row(split, i) for i in range(count)]
+        config = BertConfig(
+            vocab_size=args.vocab_size, hidden_size=384, num_hidden_layers=args.num_layers,
+            num_attention_heads=6, intermediate_size=1536, num_labels=NUM_CLASSES,
+        )  # fmt: skip
+        self.model = BertForSequenceClassification(config)
+
+    @staticmethod
+    def _row(split: Split, i: int) -> dict[str, Any]:
+        ids = split.tokens[split.offsets[i] : split.offsets[i + 1]].astype(np.int64).tolist()
+        return {"input_ids": ids, "labels": int(split.labels[i]), "length": len(ids)}
+
+    def _collate(self, rows: list[dict]) -> dict[str, Tensor]:
+        longest = max(len(row["input_ids"]) for row in rows) if self.grouped else PADDED_LENGTH
+        ids = torch.zeros(len(rows), longest, dtype=torch.int64)
+        for number, row in enumerate(rows):
+            ids[number, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
+        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
+        mask = (torch.arange(longest) < lengths[:, None]).long()
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "labels": torch.tensor([row["labels"] for row in rows]),
+        }
+
+    def _trainer(self, folder: str, clock: Any) -> Any:
+        from transformers import PrinterCallback, Trainer, TrainingArguments
+
+        settings = TrainingArguments(
+            output_dir=folder, per_device_train_batch_size=BATCH, per_device_eval_batch_size=BATCH,
+            num_train_epochs=1, optim="adamw_torch_fused", bf16=True, use_cpu=self.device.type == "cpu",
+            train_sampling_strategy="group_by_length" if self.grouped else "random",
+            length_column_name="length", remove_unused_columns=False, save_strategy="no",
+            logging_strategy="no", report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
+        )  # fmt: skip
+        trainer = Trainer(
+            model=self.model, args=settings, train_dataset=self.rows,
+            data_collator=self._collate, callbacks=[clock],
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    def train(self) -> float:
+        from transformers import TrainerCallback
+
+        ends = []
+
+        class Clock(TrainerCallback):
+            def on_step_end(self, *_args, **_kwargs) -> None:
+                ends.append(time.perf_counter())
+
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            self._trainer(folder, Clock()).train()
+        if len(ends) < 2:  # tiny test runs
+            return len(self.rows) / (ends[-1] - started)
+        if self.grouped:  # the first batch holds the longest rows: count all of it, but not the start-up
+            return len(self.rows) / (ends[-1] - ends[0]) * (len(ends) - 1) / len(ends)
+        return (len(self.rows) - BATCH) / (ends[-1] - ends[0])
+
+    def predict(self) -> float:
+        """Batches in order of length for the grouped one; the Trainer's own prediction has no such order."""
+        rows = sorted(self.rows, key=lambda row: row["length"]) if self.grouped else self.rows
+        model = self.model.to(self.device).eval()
+        started = time.perf_counter()
+        for start in range(0, len(rows), BATCH):
+            batch = to_device(self._collate(rows[start : start + BATCH]), self.device)
+            with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16):
+                model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits.argmax(-1).cpu()
+        return len(rows) / (time.perf_counter() - started)
+
+
+def build(name: str, args: argparse.Namespace, split: Split) -> Any:
+    if name == "ours":
+        return Ours(args, split)
+    if name == "padded_origin":
+        return PaddedOrigin(args, split)
+    return HuggingFaceTrainer(args, split, grouped=name == "trainer_grouped")
+
+
+def serve(name: str, args: argparse.Namespace, split: Split, threads: int, pipe: Any) -> None:
+    """A contender's process: answers each call with (rows a second, peak memory in MB)."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    contender = build(name, args, split)
+    for call in iter(pipe.recv, None):
+        speed = getattr(contender, call)()
+        pipe.send((speed, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def measure(case: str, args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
+    """Figures of each contender, called in turn; the first round warms up."""
+    kind, call = CASES[case], case.split("_")[0]
+    split = draw_rows(args.rows or LENGTHS[kind][2], kind, args.vocab_size)
+    context = multiprocessing.get_context("spawn")
+    figures = {name: {"rows_per_second": [], "peak_memory_mb": []} for name in ("ours", *PEERS)}
+    pipes, processes = {}, []
+    for name in figures:
+        pipes[name], other = context.Pipe()
+        process = context.Process(target=serve, args=(name, args, split, torch.get_num_threads(), other))
+        process.start()
+        other.close()
+        processes.append(process)
+        pipes[name].send(call)  # built and warmed up one after the other, so that none disturbs another
+        _receive(pipes[name], name)
+    for _ in range(args.repeats):
+        for name, pipe in pipes.items():
+            pipe.send(call)
+            speed, memory = _receive(pipe, name)
+            figures[name]["rows_per_second"].append(speed)
+            figures[name]["peak_memory_mb"].append(memory)
+    for pipe, process in zip(pipes.values(), processes, strict=True):
+        pipe.send(None)
+        process.join()
+    return figures
+
+
+def _receive(pipe: Any, name: str) -> tuple[float, float]:
+    try:
+        return pipe.recv()
+    except EOFError:
+        raise InputError(f"the contender {name} ended with an error (above)") from None
+
+
+def compare(case: str, figures: dict[str, dict[str, list[float]]]) -> list[dict[str, Any]]:
+    """One record a metric and peer; ratio is above 1 where ours is better."""
+    records = []
+    for peer in PEERS:
+        for metric in ("rows_per_second", "peak_memory_mb"):
+            ours, theirs = figures["ours"][metric], figures[peer][metric]
+            pairs = list(zip(ours, theirs, strict=True))
+            ratios = [a / b if metric == "rows_per_second" else b / a for a, b in pairs]
+            records.append(
+                {
+                    "case": case,
+                    "metric": metric,
+                    "ours": round(statistics.median(ours), 2),
+                    "peer": peer,
+                    "peer_value": round(statistics.median(theirs), 2),
+                    "ratio": round(statistics.median(ratios), 3),
+                    "repeats": len(pairs),
+                }
+            )
+    return records
+
+
+def print_table(records: list[dict[str, Any]]) -> None:
+    print(f"{'case':20}{'metric':18}{'ours':>10}  {'peer':18}{'value':>10}{'ratio':>8}")
+    for r in records:
+        line = f"{r['case']:20}{r['metric']:18}{r['ours']:10.1f}  {r['peer']:18}{r['peer_value']:10.1f}"
+        print(f"{line}{r['ratio']:8.2f}", flush=True)
+
+
+def print_share_of_ceiling(records: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """On CUDA: our training FLOP/s over those of a large bfloat16 matrix product on random data."""
+    a, b = torch.randn(2, 8192, 8192, device="cuda", dtype=torch.bfloat16).unbind(0)
+    for _ in range(3):
+        a @ b
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    for _ in range(20):
+        a @ b
+    torch.cuda.synchronize()
+    ceiling = 20 * 2 * 8192**3 / (time.perf_counter() - started)
+    for case in {r["case"]: r for r in records if r["case"].startswith("train")}.values():
+        kind = CASES[case["case"]]
+        lengths = draw_rows(10_000, kind, 1000).lengths.astype(float)
+        block = 2 * lengths * (2 * 384 * 384 + 2 * 384 * 128 + 3 * 384 * 1536) + 4 * lengths**2 * 384
+        flops = 3 * args.num_layers * block.mean() * case["ours"]
+        print(f"{case['case']}: {flops / 1e12:.0f} of {ceiling / 1e12:.0f} TFLOP/s, {flops / ceiling:.0%}")
+
+
+def main() -> None:
+    args = parse_args()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    records = []
+    for case in CASES if args.case == "all" else [args.case]:
+        found = compare(case, measure(case, args))
+        print_table(found)
+        records += found
+    if pick_device(args.device).type == "cuda":
+        print_share_of_ceiling(records, args)
+    if args.json:
+        write_json(args.json, records)
+
+
+if __name__ == "__main__":
+    run_script(main)
