@@ -10,16 +10,17 @@ with their columns unchanged, in the form that the name of --output tells, which
 columns label, probability, label_2, probability_2, ... up to --top_k. A JSON object keeps its bytes and gets
 these keys at its end.
 
-The probability is softmax(logits / temperature) to six decimals, the temperature fitted on the validation split
-when best.pt was written. With --abstain P the label is empty (null) where the probability is below P; the other
-columns stay. A row without text gets only empty columns. Texts are cleaned as prepare_lspc.py cleans them.
+The probability is softmax(logits / temperature) to six decimals, the temperature fitted on the validation
+split when best.pt was written. With --abstain P the label is empty (null) where the probability is below P;
+the other columns stay. A row without text gets only empty columns. Texts are cleaned as prepare_lspc.py
+cleans them.
 
 --output appears when it is whole, or not at all; a bad row anywhere in the input means not at all. Standard
 output carries rows as they come.
 
-Memory, whatever the size of the input: 0.9 GB for libraries and the published model, and 0.5 GB for a chunk of
-20,480 rows, or of fewer where they reach 32 MB. In a chunk texts are sorted by length, so that padding is about
-one per cent.
+Memory, whatever the size of the input: 0.9 GB for libraries and the published model, and 0.5 GB for a chunk
+of 20,480 rows, or of fewer where they reach 32 MB. In a chunk texts are sorted by length, so that padding is
+about one per cent.
 """
 
 import argparse
@@ -249,10 +250,19 @@ class Predictor:
         ]
         offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
         blank = np.zeros(len(texts), dtype=np.int64)
-        names = self.classifier.class_names, ["und"]
-        split = Split("input", np.concatenate(ids), offsets, blank, blank, blank, *names, fingerprint="")
-        split.pad_id = tokenizer.pad_token_id
-        return split
+        return Split(
+            name="input",
+            tokens=np.concatenate(ids),
+            offsets=offsets,
+            labels=blank,
+            languages=blank,
+            clusters=blank,
+            seen=np.zeros(0, dtype=bool),
+            class_names=self.classifier.class_names,
+            language_names=["und"],
+            fingerprint="",
+            pad_id=tokenizer.pad_token_id,
+        )
 
 
 class Counts:

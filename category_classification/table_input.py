@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,6 +38,7 @@ FORMATS = {
 }
 MAX_LINE_BYTES = 16 * 2**20  # a longer line is damage, and reading it whole would break the memory bound
 UNLIMITED = 2**62
+END = "\4end of table\4"  # a line put after the last: a quote left open would swallow it
 
 # (line or row number, reason, start of the raw row) -> None
 BadRow = Callable[[int, str, str], None]
@@ -198,14 +200,20 @@ def _delimited_batches(
     batch_bytes: int = UNLIMITED,
 ) -> Iterator[TableBatch]:
     csv.field_size_limit(MAX_LINE_BYTES)
-    reader = csv.reader((_decode(line, number, name) for number, line in lines), delimiter=delimiter)
+    texts = (_decode(line, number, name) for number, line in lines)
+    reader = csv.reader(chain(texts, [END]), delimiter=delimiter)
     header: list[str] | None = None
     rows, numbers, size = [], [], 0
     while True:
+        before = reader.line_num
         try:
             row = next(reader, None)
         except csv.Error as error:
             raise InputError(f"{name}, line {reader.line_num}: {error}: is a quote left open?") from None
+        if row and row[-1].endswith(END):
+            if reader.line_num > before + 1:
+                raise InputError(f"{name}, line {before + 1}: a quote is left open to the end of the file")
+            row = None
         if row and header is None:
             header = row
             require_columns(name, columns or [], header)

@@ -148,7 +148,7 @@ def tiny_tokenizer(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, tiny_data, tiny_tokenizer) -> Path:
-    """A trained small classifier's folder: best.pt, metrics.jsonl, summary.json, tokenizer/. Not to be changed."""
+    """The folder of a small trained classifier, not to be written into."""
     out = tmp_path_factory.mktemp("tiny") / "run"
     size = "--hidden_size 192 --num_layers 2 --batch_size 16 --seq_len 24 --device cpu --lang_min_samples 5"
     flags = [*size.split(), *"--epochs 2 --lr 2e-3 --log_every 5 --lr_warmup_steps 4".split()]

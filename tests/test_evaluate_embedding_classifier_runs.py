@@ -1,6 +1,6 @@
-"""The evaluation script as a user runs it: its numbers against the trainer's and scikit-learn's, its files, refusals.
+"""The evaluation script as a user runs it: numbers against the trainer's and scikit-learn's, files, refusals.
 
-    python -m pytest tests/test_evaluate_embedding_classifier_runs.py
+python -m pytest tests/test_evaluate_embedding_classifier_runs.py
 """
 
 import json
