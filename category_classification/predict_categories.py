@@ -44,7 +44,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from category_classification.evaluation import Classifier, load_classifier, to_device
+from category_classification.evaluation import BATCH_TOKENS, Classifier, load_classifier, to_device
 from category_classification.lspc import Split, evaluation_batches, tokenize
 from category_classification.prepare_inputs import plain_string
 from category_classification.table_input import (
@@ -61,7 +61,6 @@ CHUNK_ROWS = 20_480
 CHUNK_BYTES = 32 * 2**20
 TOKENIZE_ROWS = 256  # at once: the tokenizer holds some 100 bytes a token before it cuts
 CHARACTERS_PER_TOKEN = 128  # the longest token there is; what lies beyond seq_len of them cannot matter
-BATCH_TOKENS = {"cpu": 1024, "cuda": 65_536, "mps": 16_384}  # fastest; a CPU wants its activations in cache
 FULL_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -173,11 +172,7 @@ def pick_text_columns(source: str, chosen: list[str], present: list[str]) -> lis
 def texts_of(batch: TableBatch, columns: list[str], seq_len: int) -> list[str]:
     """One cleaned text a row, empty where there is none."""
     if isinstance(batch.data, pa.RecordBatch):
-        try:
-            values = [batch.data.column(name).to_pylist() for name in columns]
-        except UnicodeDecodeError:
-            rows = f"rows {batch.row_numbers[0]} to {batch.row_numbers[-1]}"
-            raise InputError(f"{batch.source}, {rows}: a text is not UTF-8; write the file again") from None
+        values = [batch.column(name) for name in columns]
     else:
         values = [[row.get(name) for row in batch.data] for name in columns]
     rows = zip(*values, strict=True)
@@ -220,7 +215,7 @@ class Predictor:
     def __init__(self, classifier: Classifier, device: torch.device, args: argparse.Namespace) -> None:
         self.classifier, self.device, self.amp_dtype = classifier, device, args.amp_dtype
         self.amp = half_precision_is_fast(device) if args.amp is None else args.amp
-        self.batch_tokens = args.batch_tokens or BATCH_TOKENS.get(device.type, 16_384)
+        self.batch_tokens = args.batch_tokens or BATCH_TOKENS[device.type]
         if self.amp and device.type == "cpu":
             for module in classifier.model.modules():  # autocast would convert the weights in every batch
                 if isinstance(module, nn.Linear):

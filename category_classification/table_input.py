@@ -66,7 +66,13 @@ class TableBatch:
         """The values of one column; a JSON object without the key counts as None."""
         if isinstance(self.data, pa.RecordBatch):
             require_columns(self.source, [name], self.column_names)
-            return self.data.column(name).to_pylist()
+            try:
+                return self.data.column(name).to_pylist()
+            except UnicodeDecodeError:
+                raise InputError(
+                    f"{self.source}, rows {self.row_numbers[0]} to {self.row_numbers[-1]}: column {name!r} holds "
+                    "text that is not UTF-8: write the file again"
+                ) from None
         values = [row.get(name) for row in self.data]
         if all(value is None for value in values):
             require_columns(self.source, [name], self.column_names)

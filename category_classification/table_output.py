@@ -62,7 +62,11 @@ class TableWriter:
             self._write_fields([[*schema.names, *added.names]])
         elif form == "parquet":
             columns = pa.schema([*schema, *added], schema.metadata)
-            self.parquet = self._open.enter_context(pq.ParquetWriter(file, columns, compression="zstd"))
+            try:
+                self.parquet = self._open.enter_context(pq.ParquetWriter(file, columns, compression="zstd"))
+            except NO_FIT as error:
+                reason = " ".join(str(error).split())[:120]
+                raise InputError(f"Parquet cannot hold these columns ({reason}); name another form") from None
 
     def __enter__(self) -> "TableWriter":
         return self

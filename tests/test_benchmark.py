@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from conftest import CATEGORY, assert_refused, run_script
 
 import category_classification.embedding_classifier as embedding_classifier
 from category_classification.benchmark import (
@@ -17,7 +18,6 @@ from category_classification.benchmark import (
     draw_rows,
 )
 from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
-from conftest import CATEGORY, assert_refused, run_script
 
 
 @pytest.mark.parametrize(
