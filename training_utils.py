@@ -322,11 +322,14 @@ def load_checkpoint(
     for name, part in parts.items():
         try:
             part.load_state_dict(state[name])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:160]
             raise InputError(f"{path}: its {name} does not fit this run ({reason})") from None
-    if restore_rng and len(state["rng"]) == world.size:
-        set_rng_state(state["rng"][world.rank])
+    try:
+        if restore_rng and len(state["rng"]) == world.size:
+            set_rng_state(state["rng"][world.rank])
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: its random states cannot be restored ({error})") from None
     return state["progress"]
 
 

@@ -38,7 +38,7 @@ from category_classification.report import (
     score_rows,
     write_text,
 )
-from category_classification.training_flags import positive
+from category_classification.training_flags import not_negative, positive
 from training_utils import InputError, World, autocast, describe_run, pick_device, run_script, write_json
 
 SURE = 0.8  # language_probability from which a row counts as one of that language
@@ -54,16 +54,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="default: evaluation-<split> beside the checkpoint")
     parser.add_argument("--tokenizer", help="hub name or folder (default: tokenizer/ beside the checkpoint)")
     parser.add_argument("--seq_len", type=positive, help="tokens a text is cut to (default: as in training)")
-    parser.add_argument("--lang_min_samples", type=int, default=1000, help="rows a reported language needs")
-    parser.add_argument("--lang_top_k", type=int, default=5, help="languages reported (0 = all)")
+    parser.add_argument(
+        "--lang_min_samples", type=not_negative, default=1000, help="rows a reported language needs"
+    )
+    parser.add_argument("--lang_top_k", type=not_negative, default=5, help="languages reported (0 = all)")
     parser.add_argument("--resamples", type=positive, default=1000, help="of the clusters, for intervals")
-    parser.add_argument("--seed", type=int, default=42, help="of the resamples")
+    parser.add_argument("--seed", type=not_negative, default=42, help="of the resamples")
     parser.add_argument("--amp", action="store_true", help="mixed precision: fp16 on CUDA, bfloat16 on a CPU")
     parser.add_argument("--amp_dtype", choices=("auto", "float16", "bfloat16"), default="auto")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     args = parser.parse_args()
-    if min(args.lang_min_samples, args.lang_top_k, args.seed) < 0:
-        raise InputError("--lang_min_samples, --lang_top_k and --seed must not be below 0")
     args.out = args.out or args.checkpoint.parent / f"evaluation-{args.split}"
     return args
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -235,6 +236,13 @@ def _columns(data: Path | str, name: str, rows) -> dict[str, str | list[str] | N
     if len(rows) == 0:
         raise InputError(f"--data {data}: split {name!r} is empty")
     language = next((c for c in ("language", "lang") if c in have), None)
+    strings = [*text, *([language] if language else [])]
+    for column, kind in ((c, "int" if c == "cluster" else "string") for c in (*strings, "cluster")):
+        if column in have and kind not in str(rows.features[column].dtype):
+            raise InputError(
+                f"--data {data}: split {name!r}, column {column!r} holds {rows.features[column].dtype}, "
+                f"needed is {kind}; see prepare_lspc.py"
+            )
     return {"text": text, "language": language, "cluster": "cluster" if "cluster" in have else None}
 
 
@@ -271,6 +279,19 @@ def _cache_aside(folder: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def _read_rows(data: Path, name: str, rows, start: int) -> dict[str, list]:
+    """A block of rows by column. Damaged buffers are found before they are taken for lengths."""
+    try:
+        table = rows.with_format("arrow")[start : start + TOKENIZE_ROWS]
+        table.validate(full=True)
+        return table.to_pydict()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"--data {data}: {name!r} is damaged after row {start} ({reason}); prepare it again"
+        ) from None
+
+
 def _write_cache(
     aside: Path, data: Path, name: str, rows, columns: dict, tokenizer, seq_len: int, verbose: bool
 ) -> None:
@@ -284,7 +305,7 @@ def _write_cache(
     bar = tqdm(total=len(rows), desc=f"tokenizing {name}", unit=" rows", disable=None if verbose else True)
     with open(aside / "tokens.bin", "wb") as file:
         for start in range(0, len(rows), TOKENIZE_ROWS):
-            part = rows[start : start + TOKENIZE_ROWS]
+            part = _read_rows(data, name, rows, start)
             parts = zip(*(part[c] for c in columns["text"]), strict=True)
             texts = [" ".join(filter(None, fields)) for fields in parts]
             ids = tokenize(tokenizer, texts, seq_len)
@@ -303,6 +324,9 @@ def _write_cache(
             labels.append(np.array(part["label"]))
             own = range(start, start + len(ids))
             clusters.append(np.array(part[columns["cluster"]] if columns["cluster"] else own))
+            if clusters[-1].dtype == object:
+                missing = start + part[columns["cluster"]].index(None)
+                raise InputError(f"--data {data}: row {missing} of {name!r} has no cluster; give it a number")
             bar.update(len(ids))
     bar.close()
     np.save(aside / "offsets.npy", np.concatenate([[0], *lengths]).cumsum(dtype=np.int64))

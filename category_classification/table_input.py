@@ -69,9 +69,9 @@ class TableBatch:
             try:
                 return self.data.column(name).to_pylist()
             except UnicodeDecodeError:
+                rows = f"rows {self.row_numbers[0]} to {self.row_numbers[-1]}"
                 raise InputError(
-                    f"{self.source}, rows {self.row_numbers[0]} to {self.row_numbers[-1]}: column {name!r} holds "
-                    "text that is not UTF-8: write the file again"
+                    f"{self.source}, {rows}: column {name!r} holds text that is not UTF-8: write it again"
                 ) from None
         values = [row.get(name) for row in self.data]
         if all(value is None for value in values):

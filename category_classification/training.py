@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -149,6 +150,7 @@ def start_run(
 def _resume(run: Run, path: Path) -> None:
     args, now = run.args, dict(run.progress)
     stored = load_checkpoint(path, world=run.world, **run.parts)
+    _check_progress(path, stored, run.model)
     for name in ("class_names", "model"):
         if stored.get(name) != now[name]:
             raise InputError(f"{path}: was trained with {name} {stored.get(name)}, this run has {now[name]}")
@@ -173,6 +175,18 @@ def _resume(run: Run, path: Path) -> None:
     for group in run.optimizer.param_groups:
         group.update(initial_lr=args.lr, lr=args.lr * factor, weight_decay=args.weight_decay)
     run.say(f"resume: {path}, epoch {run.progress['epoch'] + 1}, step {run.progress['step']}")
+
+
+def _check_progress(path: Path, stored: dict[str, Any], model: nn.Module) -> None:
+    """What a resume takes from a checkpoint must be there and of its kind, before anything is written."""
+    counts, settings = ("epoch", "batch", "step", "total_steps", "world_size"), stored.get("settings")
+    sound = all(type(stored.get(name)) is int and stored[name] >= 0 for name in counts)
+    sound = sound and isinstance(stored.get("best_macro_f1"), float) and "data_fingerprint" in stored
+    sound = sound and isinstance(settings, dict) and type(settings.get("batch_size")) is int
+    if not sound:
+        raise InputError(f"{path}: does not say where its run was; use another checkpoint")
+    if not all(bool(weight.isfinite().all()) for weight in model.parameters()):
+        raise InputError(f"{path}: holds weights that are not finite; use another checkpoint")
 
 
 # ---------------------------------------------------------------- training
@@ -304,6 +318,11 @@ def end_epoch(run: Run, validation: Split) -> None:
     """Evaluate, keep `best.pt` if validation macro-F1 rose, write the epoch's checkpoint."""
     args, progress = run.args, run.progress
     result = _evaluate(run, validation)
+    if not np.isfinite(result.logits).all():
+        raise InputError(
+            f"after step {progress['step']} the model's answers are not finite; "
+            "the last checkpoint is kept, try a lower --lr"
+        )
     epoch, step, macro_f1 = progress["epoch"] + 1, progress["step"], result.report["macro_f1"]
     run.log.log("validation", step, epoch, **result.summary)
     run.say(f"epoch {epoch} validation  " + "  ".join(f"{k} {v:.4f}" for k, v in result.summary.items()))

@@ -26,12 +26,12 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
     optim.add_argument("--grad_accum", type=positive, default=1, help="micro-batches a step")
     optim.add_argument("--lr", type=positive_float, default=2e-4)
     optim.add_argument("--lr_schedule", choices=sorted(LR_SCHEDULES), default="cosine")
-    optim.add_argument("--lr_warmup_steps", type=int, help="default: a twentieth of all steps")
+    optim.add_argument("--lr_warmup_steps", type=not_negative, help="default: a twentieth of all steps")
     optim.add_argument(
-        "--lr_min_scale", type=float, default=0.05, help="last learning rate, as a part of --lr"
+        "--lr_min_scale", type=share, default=0.05, help="last learning rate, as a part of --lr"
     )
-    optim.add_argument("--weight_decay", type=float, default=0.01)
-    optim.add_argument("--max_grad_norm", type=float, default=1.0, help="0 = no clipping")
+    optim.add_argument("--weight_decay", type=not_negative_float, default=0.01)
+    optim.add_argument("--max_grad_norm", type=not_negative_float, default=1.0, help="0 = no clipping")
     optim.add_argument(
         "--embedding_update", choices=("dense", "rows"), default="dense", help="rows: see row_adamw.py"
     )
@@ -53,9 +53,9 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--resume", help="a checkpoint-*.pt, or 'auto' for the newest sound one in --out")
     run.add_argument("--save_every", type=positive, default=1, help="epochs between checkpoint-epochN.pt")
     run.add_argument(
-        "--save_every_steps", type=int, default=0, help="steps between checkpoint-last.pt (0 = off)"
+        "--save_every_steps", type=not_negative, default=0, help="steps between checkpoint-last.pt (0 = off)"
     )
-    run.add_argument("--keep_last", type=int, default=0, help="epoch checkpoints kept (0 = all)")
+    run.add_argument("--keep_last", type=not_negative, default=0, help="epoch checkpoints kept (0 = all)")
     run.add_argument("--log_every", type=positive, default=50, help="steps between training records")
     run.add_argument(
         "--max_bad_steps", type=positive, default=10, help="non-finite losses in a row that end the run"
@@ -64,16 +64,39 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--amp_dtype", choices=("auto", "float16", "bfloat16"), default="auto")
     run.add_argument("--compile", action="store_true", help="compile the encoder's blocks")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    run.add_argument("--seed", type=int, default=42)
+    run.add_argument("--seed", type=not_negative, default=42)
     run.add_argument("--wandb", action="store_true", help="mirror the records to Weights & Biases")
-    run.add_argument("--lang_min_samples", type=int, default=1000, help="rows a reported language needs")
-    run.add_argument("--lang_top_k", type=int, default=5, help="languages reported (0 = all)")
+    run.add_argument(
+        "--lang_min_samples", type=not_negative, default=1000, help="rows a reported language needs"
+    )
+    run.add_argument("--lang_top_k", type=not_negative, default=5, help="languages reported (0 = all)")
 
 
 def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def not_negative(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def not_negative_float(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    return value
+
+
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1]")
     return value
 
 

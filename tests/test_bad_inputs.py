@@ -1,14 +1,16 @@
-"""Some 300 generated bad inputs against the three programs that read what users bring.
+"""Some 650 generated bad inputs against the three programs that read what users bring.
 
 Whatever is thrown at prepare_lspc.py, the trainer and predict_categories.py: no traceback; status 2 and one
 line that begins with "error:", or a correct success where the damage does no harm; no half-written output;
 what was there before is untouched. The programs run inside this process, a handful as a user starts them.
 
     python -m pytest tests/test_bad_inputs.py
+    BAD_INPUT_ROUNDS=10 python -m pytest tests/test_bad_inputs.py       (more of them)
 """
 
 import gzip
 import json
+import os
 import pickle
 import random
 import shutil
@@ -27,6 +29,7 @@ from category_classification import predict_categories, prepare_lspc, train_embe
 
 pytestmark = pytest.mark.slow
 
+ROUNDS = int(os.environ.get("BAD_INPUT_ROUNDS", 1))
 Bytes = Callable[[bytes, random.Random], bytes]
 
 
@@ -79,26 +82,17 @@ def repeat(content: bytes, rng: random.Random) -> bytes:
 
 def other_kind(content: bytes, rng: random.Random) -> bytes:
     heads = [b"\x89PNG\r\n\x1a\n" + b"\0" * 100, b"PK\x03\x04" + b"\0" * 60, b"<html>404</html>"]
-    heads += [
-        b"\x1f\x8b\x08",
-        gzip.compress(noise(b"", rng)),
-        b"PAR1",
-        b"null",
-        b"[]",
-        b"{}",
-        b"\xef\xbb\xbf",
-    ]
-    return rng.choice(heads)
+    heads += [b"\x1f\x8b\x08", gzip.compress(noise(b"", rng)), b"PAR1", b"\xef\xbb\xbf"]
+    return rng.choice([*heads, b"null", b"[]", b"{}"])
 
 
 BREAKS: list[Bytes] = [cut, cut_front, empty, noise, flip, zero_out, insert, repeat, other_kind]
 
 
-def broken(names: list[str], rounds: int) -> Iterator[tuple[str, Bytes, int]]:
+def broken(names: list[str], rounds: int) -> list[tuple[str, Bytes, int]]:
     """(file, way to break it, seed) for every file and way, some rounds."""
-    for name in names:
-        for how in BREAKS:
-            yield from ((name, how, seed) for seed in range(1 if how is empty else rounds))
+    ways = [(how, seed) for how in BREAKS for seed in range(1 if how is empty else rounds * ROUNDS)]
+    return [(name, *way) for name in names for way in ways]
 
 
 def break_file(path: Path, how: Bytes, seed: int) -> None:
@@ -210,7 +204,7 @@ TABLE_ROWS = {
     "one class": [{"title": f"ring {n}", "category": "Books"} for n in range(50)],
     "one text": [{"title": "ring", "category": name} for name in CLASS_WORDS] * 20,
     "a class a row": [{"title": f"ring {n}", "category": f"c{n}"} for n in range(50)],
-    "a huge field": [{"title": f"{n} " + "y" * 3_000_000, "category": "Books"} for n in range(6)],
+    "a huge field": [{"title": f"{n} " + "y" * 300_000, "category": "Books"} for n in range(6)],
     "a huge number": [{"title": "ring", "category": 10**400}] * 9,
     "infinity": [{"title": float("inf"), "category": float("nan")}] * 9,
     "half a pair": [{"title": "ring \ud800", "category": "Bo\udfffoks"}] * 9,
@@ -407,7 +401,7 @@ DATASET_CHANGES = {
     "null languages": (with_column("language", lambda n: None), True),
     "number languages": (with_column("language", lambda n: n, "int64"), None),
     "float labels": (with_column("label", lambda n: 0.5, "float64"), False),
-    "huge texts": (with_column("text", lambda n: "ring " * 50_000), True),
+    "huge texts": (with_column("text", lambda n: "ring " * 5_000), True),
 }
 
 
@@ -654,7 +648,7 @@ def test_predict_with_checkpoints_of_wrong_content(raw, tiny_run, tmp_path, name
     write_contents(tiny_run / "best.pt", tmp_path / "best.pt", change)
     (tmp_path / "rows.csv").write_text("text\nring\n")
     done = predict(tmp_path, tmp_path / "rows.csv", "--tokenizer", tiny_run / "tokenizer")
-    assert done == (name == "other classes" or name == "no layer count")
+    assert done == (name == "other classes")
 
 
 @pytest.mark.parametrize(("name", "how", "seed"), broken(["tokenizer.json", "tokenizer_config.json"], 2))
