@@ -415,6 +415,8 @@ class RunLog:
                 record = json.loads(line)
             except ValueError:
                 continue
+            if record["split"] == "test":  # a run's last record: whoever goes on writes it again
+                continue
             if record["step"] <= step and (record["split"] == "train" or record["epoch"] <= epochs):
                 kept.append(line + "\n")
         with replacing(path) as file:
