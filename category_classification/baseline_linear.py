@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from category_classification.language_id import identify
 from category_classification.metrics import ConfusionByLanguage, bootstrap_intervals, classification_report
 from category_classification.report import markdown_report, markdown_table, plot_confusion, write_text
 from training_utils import InputError, describe_run, run_script, write_json
@@ -129,7 +130,7 @@ def read_rows(split: Any, num_classes: int, where: str) -> Rows:
         texts=[str(text)[:MAX_CHARACTERS] for text in texts],
         labels=labels,
         clusters=np.array(values("cluster")) if "cluster" in have else np.arange(len(labels)),
-        languages=values(language, "und") if language else ["und"] * len(labels),
+        languages=values(language, "und") if language else [code or "und" for code in identify(texts)[0]],
     )
 
 

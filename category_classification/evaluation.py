@@ -14,13 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
+from category_classification.embedding_classifier_v2 import EmbeddingClassifierV2
+from category_classification.embedding_classifier_v3 import EmbeddingClassifierV3
 from category_classification.lspc import Split, evaluation_batches, load_tokenizer
 from category_classification.metrics import ConfusionByLanguage, classification_report
 from training_utils import ALONE, InputError, World, read_checkpoint
 
 # Padded tokens a batch: the fastest; a CPU wants its activations in cache.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 65_536, "mps": 16_384}
-MODELS = {"EmbeddingClassifier": EmbeddingClassifier}  # by the name their checkpoints carry
+MODELS = {  # by the name their checkpoints carry
+    model.__name__: model for model in (EmbeddingClassifier, EmbeddingClassifierV2, EmbeddingClassifierV3)
+}
 
 
 @dataclass

@@ -11,8 +11,9 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -49,10 +50,35 @@ class Split:
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
 
+    def sample(self, max_rows: int | None, seed: int) -> "Split":
+        """`max_rows` random rows in their order (all, if None); a smaller sample lies within a larger one.
+
+        baseline_linear.py draws the same rows by the same seed.
+        """
+        if not max_rows or max_rows >= len(self):
+            return self
+        rows = np.sort(np.random.default_rng(seed).permutation(len(self))[:max_rows])
+        lengths = self.lengths[rows]
+        ends = lengths.cumsum()
+        within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+        tokens = self.tokens[np.repeat(self.offsets[rows], lengths) + within]
+        seen = np.zeros_like(self.seen)
+        seen[tokens] = True
+        return replace(
+            self,
+            tokens=tokens,
+            offsets=np.concatenate([[0], ends]),
+            labels=self.labels[rows],
+            languages=self.languages[rows],
+            clusters=self.clusters[rows],
+            seen=seen,
+            fingerprint=f"{self.fingerprint}-{max_rows}-{seed}",
+        )
+
     def batch(
         self, rows: np.ndarray, token_dropout: float = 0.0, generator: np.random.Generator | None = None
     ) -> dict[str, Tensor]:
-        """Rows padded to their longest: input_ids and attention_mask (B, T), labels and languages (B).
+        """Rows padded to their longest: input_ids and attention_mask (B, T), the rest (B).
 
         `token_dropout` leaves out that share of the tokens, never a text's closing one; the others move up.
         """
@@ -71,37 +97,59 @@ class Split:
             "attention_mask": torch.from_numpy(mask),
             "labels": torch.from_numpy(self.labels[rows]),
             "languages": torch.from_numpy(self.languages[rows]),
+            "clusters": torch.from_numpy(self.clusters[rows]),
             "rows": torch.from_numpy(rows.astype(np.int64)),
         }
+
+
+class EachRow:
+    """An epoch of every row once, in random order. `width` rows belong together."""
+
+    width = 1
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __call__(self, generator: np.random.Generator) -> np.ndarray:
+        return generator.permutation(self.count)[:, None]
 
 
 class BucketedBatches:
     """Training batches of similar lengths, in an order given by (seed, epoch).
 
-    Rows are shuffled, sorted by length inside windows of 200 global batches, cut into batches, and the
-    batches shuffled. A global batch holds `batch_size` rows for each rank; the epoch's last one may be
-    shorter.
+    `rows` draws an epoch's rows, (N, 1), or (N, 2) for pairs that share a batch; its length is N. They are
+    sorted by length inside windows of 200 global batches, cut into batches, and the batches shuffled. A
+    global batch holds `batch_size` rows for each rank; the epoch's last one may be shorter.
     """
 
     def __init__(
-        self, split: Split, batch_size: int, seed: int, world: World, token_dropout: float = 0.0
+        self,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        world: World,
+        token_dropout: float = 0.0,
+        rows: Any = None,
     ) -> None:
         self.split, self.seed, self.world, self.token_dropout = split, seed, world, token_dropout
-        self.global_batch = batch_size * world.size
+        self.global_batch, self.rows = batch_size * world.size, rows or EachRow(len(split))
+        self.units = max(1, self.global_batch // self.rows.width)  # of a batch: rows, or pairs
 
     def __len__(self) -> int:
-        return -(-len(self.split) // self.global_batch)
+        return -(-len(self.rows) // self.units)
 
     def order(self, epoch: int) -> list[np.ndarray]:
         """Every global batch of an epoch, as row numbers."""
         generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
-        rows, lengths = generator.permutation(len(self.split)), self.split.lengths
-        window = WINDOW_BATCHES * self.global_batch
-        batches = []
+        rows = self.rows(generator)
+        lengths = self.split.lengths[rows].max(1)
+        window, batches = WINDOW_BATCHES * self.units, []
         for start in range(0, len(rows), window):
-            block = rows[start : start + window]
-            block = block[np.argsort(lengths[block], kind="stable")]
-            batches += [block[i : i + self.global_batch] for i in range(0, len(block), self.global_batch)]
+            block = np.argsort(lengths[start : start + window], kind="stable") + start
+            batches += [rows[block[i : i + self.units]].ravel() for i in range(0, len(block), self.units)]
         return [batches[i] for i in generator.permutation(len(batches))]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[dict[str, Tensor]]:

@@ -47,17 +47,17 @@ def main() -> None:
     dataset = open_dataset(args.data, names)
     tokenizer = load_tokenizer(args.tokenizer)
     splits = load_splits(args.data, names, dataset, tokenizer, args.seq_len, world)
-    class_names = splits["test"].class_names
+    train, class_names = splits[args.train_split].sample(args.max_rows, args.seed), splits["test"].class_names
 
     # Model
     config = encoder_config(args, len(tokenizer))
     model = EmbeddingClassifier(config, len(class_names), args.classifier_dropout).to(device)
-    model.encoder.silence_unseen(torch.from_numpy(splits[args.train_split].seen))
+    model.encoder.silence_unseen(torch.from_numpy(train.seen))
     settings = {"config": asdict(config), "num_classes": len(class_names), "dropout": args.classifier_dropout}
     info = {"model": "EmbeddingClassifier", "model_settings": settings, "class_names": class_names}
 
     # Optimizer, schedule, resume
-    run = start_run(args, world, device, model, splits[args.train_split], info, tokenizer)
+    run = start_run(args, world, device, model, train, info, tokenizer)
 
     # Train
     while not run.finished:

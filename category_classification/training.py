@@ -45,7 +45,8 @@ ComputeLoss = Callable[[nn.Module, dict[str, Any], argparse.Namespace], tuple[Te
 EXACT_SETTINGS = (
     "batch_size grad_accum seed seq_len lr weight_decay max_grad_norm lr_schedule lr_warmup_steps "
     "lr_min_scale amp amp_dtype embedding_update embedding_dropout token_dropout max_drop_path "
-    "classifier_dropout train_split"
+    "classifier_dropout train_split max_rows label_smoothing focal_gamma contrastive_weight contrastive_temp "
+    "contrastive_positives language_alpha language_weights finetune_languages kl_teacher kl_weight"
 ).split()
 
 
@@ -109,8 +110,9 @@ def start_run(
     train: Split,
     info: dict[str, Any],
     tokenizer: Any,
+    rows: Any = None,
 ) -> Run:
-    """Optimizer, schedule, log; and the state of the checkpoint that `--resume` names."""
+    """Optimizer, schedule, log; and the state of the checkpoint that `--resume` names. `rows`: an epoch's."""
     out = Path(args.out)
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: is a file; name a folder")
@@ -118,7 +120,7 @@ def start_run(
         raise InputError(
             f"--out {out}: already holds a run; add --resume auto to go on, or name another folder"
         )
-    loader = BucketedBatches(train, args.batch_size, args.seed, world, args.token_dropout)
+    loader = BucketedBatches(train, args.batch_size, args.seed, world, args.token_dropout, rows)
     progress = {
         **info,
         "epoch": 0,

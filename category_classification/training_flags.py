@@ -16,6 +16,7 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--train_split", default="train", help="'full' holds the test rows as well: ask for it by name"
     )
+    data.add_argument("--max_rows", type=positive, help="train on so many random rows; nested by --seed")
 
     optim = parser.add_argument_group("optimization")
     optim.add_argument("--epochs", type=positive, default=5)
@@ -70,6 +71,42 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
         "--lang_min_samples", type=not_negative, default=1000, help="rows a reported language needs"
     )
     run.add_argument("--lang_top_k", type=not_negative, default=5, help="languages reported (0 = all)")
+
+
+def add_head_args(parser: argparse.ArgumentParser) -> None:
+    """v2's head and loss, which v3 shares."""
+    head = parser.add_argument_group("head and loss")
+    add = head.add_argument
+    add("--classifier_hidden", type=positive, default=768, help="width of the head's bottleneck")
+    add("--classifier_dropout", type=rate, default=0.15, help="in the head")
+    add(
+        "--classifier_residual",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="around the bottleneck",
+    )
+    add("--label_smoothing", type=rate, default=0.0)
+    add("--focal_gamma", type=not_negative_float, default=0.0, help="0 = cross-entropy; see losses.py")
+
+
+def add_language_args(parser: argparse.ArgumentParser) -> None:
+    """Sampling, weights and anchors of languages; see languages.py."""
+    add = parser.add_argument_group("languages").add_argument
+    add("--language_alpha", type=share, default=1.0, help="sample language l in proportion to rows^alpha")
+    add("--language_weights", type=weights, default={}, help="loss weights, such as de=2,fr=1.5 (others: 1)")
+    add("--finetune_languages", type=names, default=[], help="train on these alone: de,fr or not-en")
+    add("--init", help="a checkpoint of the same model to start from")
+    add("--kl_teacher", help="a checkpoint whose answers the model keeps, on rows not fine-tuned")
+    add("--kl_weight", type=not_negative_float, default=1.0)
+
+
+def names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def weights(text: str) -> dict[str, float]:
+    pairs = [item.partition("=") for item in names(text)]
+    return {name: positive_float(value) for name, _, value in pairs}
 
 
 def positive(text: str) -> int:

@@ -159,7 +159,7 @@ def test_title_and_description_without_cluster_and_language(run, tmp_path):
     status, _, error = run("--data", folder, "--out", tmp_path / "out", "--lang_min_samples", 1)
     assert status == 0, error
     test = json.loads((tmp_path / "out/metrics.json").read_text())["test"]
-    assert test["clusters"] == 90 and list(test["languages"]) == ["und"] and test["macro_f1"] > 0.75
+    assert test["clusters"] == 90 and "en" in test["languages"] and test["macro_f1"] > 0.75
 
 
 def test_full_is_trained_on_only_by_name(run, data, tmp_path):

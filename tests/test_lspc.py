@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from itertools import pairwise
 from unittest import mock
 
 import numpy as np
@@ -60,6 +61,25 @@ def test_cached_ids_are_the_tokenizers(tiny_data, tokenizer, splits):
 def test_seen_tokens_are_those_of_the_split(splits):
     for split in splits.values():
         assert np.flatnonzero(split.seen).tolist() == np.unique(split.tokens).tolist()
+
+
+def test_samples_are_nested_and_hold_whole_rows(splits):
+    train = splits["train"]
+    small, large = train.sample(20, seed=3), train.sample(60, seed=3)
+    assert (len(small), len(large)) == (20, 60) and train.sample(None, seed=3) is train
+    texts = [
+        {split.tokens[a:b].tobytes() for a, b in pairwise(split.offsets)} for split in (small, large, train)
+    ]
+    assert texts[0] < texts[1] < texts[2]
+    rows = np.sort(np.random.default_rng(3).permutation(len(train))[:20])
+    for own, row in enumerate(rows):
+        assert (
+            small.tokens[slice(*small.offsets[own : own + 2])]
+            == train.tokens[slice(*train.offsets[row : row + 2])]
+        ).all()
+    assert (small.labels == train.labels[rows]).all() and (small.clusters == train.clusters[rows]).all()
+    assert (np.flatnonzero(small.seen) == np.unique(small.tokens)).all()
+    assert small.fingerprint != large.fingerprint != train.fingerprint
 
 
 def test_truncation_keeps_the_closing_token(splits, tokenizer):

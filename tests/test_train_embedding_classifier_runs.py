@@ -19,7 +19,7 @@ import pytest
 import torch
 from conftest import CATEGORY, assert_refused, run_script
 
-SCRIPTS = ["train_embedding_classifier.py"]
+SCRIPTS = [f"train_embedding_classifier{version}.py" for version in ("", "_v2", "_v3")]
 SMALL = "--hidden_size 192 --num_layers 2 --batch_size 16 --seq_len 24 --device cpu --lang_min_samples 5"
 
 
