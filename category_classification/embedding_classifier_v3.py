@@ -33,12 +33,11 @@ class EmbeddingClassifierV3(nn.Module):
         dropout: float = 0.15,
         residual: bool = True,
         contrastive_dim: int = 256,
-        projection_dropout: float = 0.1,
     ) -> None:
         super().__init__()
         self.encoder = EmbeddingEncoder(config)
         self.head = ResidualHead(config.hidden_size, num_classes, bottleneck, dropout, residual)
-        self.projection = ProjectionHead(config.hidden_size, contrastive_dim, projection_dropout)
+        self.projection = ProjectionHead(config.hidden_size, contrastive_dim, dropout)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """(B, T), (B, T) -> logits (B, C); in training also the unit vectors (B, P)."""
