@@ -91,7 +91,7 @@ def _rebuild(weights: dict[str, Tensor], progress: dict[str, Any]) -> tuple[nn.M
 class Evaluation:
     """A split's logits in row order, and the report made of them."""
 
-    logits: np.ndarray  # (rows, classes) float32
+    logits: np.ndarray  # (rows, classes)
     counts: Tensor  # (languages, classes, classes) int64: true, then predicted
     loss: float
     report: dict[str, Any]
@@ -113,23 +113,31 @@ def evaluate(
     lang_top_k: int = 5,
 ) -> Evaluation:
     """Logits and metrics of every row, over all ranks."""
-    started, num_classes = time.perf_counter(), len(split.class_names)
+    started = time.perf_counter()
     model.eval()
-    logits = torch.zeros(len(split), num_classes)
-    confusion = ConfusionByLanguage(len(split.language_names), num_classes, device=device)
+    logits = torch.zeros(len(split), len(split.class_names))
     for batch in evaluation_batches(split, world, BATCH_TOKENS[device.type]):
         batch = to_device(batch, device)
         with torch.inference_mode(), autocast():
-            out = model(batch["input_ids"], batch["attention_mask"]).float()
-        logits[batch["rows"].cpu()] = out.cpu()
-        confusion.update(batch["languages"], batch["labels"], out.argmax(-1))
-    logits, counts = world.sum(logits), world.sum(confusion.counts.cpu())
-    report = classification_report(
-        counts, split.class_names, split.language_names, lang_min_samples, lang_top_k
-    )
-    loss = F.cross_entropy(logits.double(), torch.from_numpy(split.labels)).item()
+            out = model(batch["input_ids"], batch["attention_mask"])
+        logits[batch["rows"].cpu()] = out.float().cpu()
+    logits = world.sum(logits).numpy()
     speed = len(split) / (time.perf_counter() - started)
-    return Evaluation(logits.numpy(), counts, loss, report, round(speed, 1))
+    return score(logits, split, lang_min_samples, lang_top_k, round(speed, 1))
+
+
+def score(
+    logits: np.ndarray, split: Split, lang_min_samples: int, lang_top_k: int, samples_per_second: float = 0.0
+) -> Evaluation:
+    """The report on a split's logits."""
+    confusion = ConfusionByLanguage(len(split.language_names), len(split.class_names))
+    predictions = logits.argmax(1)
+    confusion.update(*(torch.from_numpy(x) for x in (split.languages, split.labels, predictions)))
+    report = classification_report(
+        confusion.counts, split.class_names, split.language_names, lang_min_samples, lang_top_k
+    )
+    loss = F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(split.labels)).item()
+    return Evaluation(logits, confusion.counts, loss, report, samples_per_second)
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -235,6 +235,59 @@ def fit_temperature(
     return 1 / inverse
 
 
+def fit_language_bias(
+    logits: Tensor | ArrayLike,
+    labels: Tensor | ArrayLike,
+    languages: Tensor | ArrayLike,
+    language_names: Sequence[str],
+    strength: float = 10.0,
+) -> dict[str, list[float]]:
+    """By language, the b (K) that minimises sum over its rows of -log softmax(logits + b)[label] + s/2 |b|^2.
+
+    Corrects a language's class shares after training (logit adjustment, Menon et al. 2021, arXiv 2007.07314,
+    fitted instead of counted). The penalty is worth `strength` rows: few rows move little.
+    """
+    logits = torch.as_tensor(logits).detach().cpu().double()  # (N, K)
+    labels, languages = (torch.as_tensor(x).cpu().long() for x in (labels, languages))
+    return {
+        name: _fit_bias(logits[languages == i], labels[languages == i], strength).tolist()
+        for i, name in enumerate(language_names)
+        if (languages == i).any()
+    }
+
+
+def _fit_bias(logits: Tensor, labels: Tensor, strength: float) -> Tensor:
+    """Newton's method on a strictly convex function, steps halved until it falls."""
+    num_classes = logits.shape[1]
+    bias = torch.zeros(num_classes, dtype=torch.float64)
+    label_counts = torch.bincount(labels, minlength=num_classes)
+
+    def value(bias: Tensor) -> Tensor:
+        likelihood = torch.nn.functional.cross_entropy(logits + bias, labels, reduction="sum")
+        return likelihood + strength / 2 * bias.square().sum()
+
+    for _ in range(50):
+        p = (logits + bias).softmax(1)
+        gradient = p.sum(0) - label_counts + strength * bias
+        hessian = p.sum(0).diag() - p.T @ p + strength * torch.eye(num_classes, dtype=torch.float64)
+        step = torch.linalg.solve(hessian, gradient)
+        while step.abs().max() > 1e-10 and value(bias - step) > value(bias):
+            step = step / 2
+        bias = bias - step
+        if step.abs().max() <= 1e-10:
+            break
+    return bias
+
+
+def add_language_bias(
+    logits: ArrayLike, languages: Sequence[str], bias: dict[str, list[float]]
+) -> NDArray[np.float64]:
+    """(N, K) logits with the bias of each row's language; a language that was not fitted has none."""
+    logits = np.asarray(logits, np.float64)
+    none = [0.0] * logits.shape[1]
+    return logits + np.array([bias.get(name, none) for name in languages]).reshape(logits.shape)
+
+
 def _confidence(probabilities: Tensor | ArrayLike, labels: Tensor | ArrayLike) -> tuple[NDArray, NDArray]:
     """(N, K), (N,) -> probability of the predicted class and whether it is the true one."""
     probabilities = torch.as_tensor(probabilities).detach().cpu().double().numpy()

@@ -45,7 +45,9 @@ from torch import nn
 from tqdm import tqdm
 
 from category_classification.evaluation import BATCH_TOKENS, Classifier, load_classifier, to_device
+from category_classification.language_id import identify
 from category_classification.lspc import Split, evaluation_batches, tokenize
+from category_classification.metrics import add_language_bias
 from category_classification.prepare_inputs import plain_string
 from category_classification.table_input import (
     TableBatch,
@@ -82,6 +84,9 @@ def parse_args() -> argparse.Namespace:
     add("--prefix", default="", help="put before the names of the added columns")
     add("--top_k", type=positive, default=3, help="classes a row, at most as many as there are")
     add("--abstain", type=float, default=0.0, help="no label below this probability (0 = always a label)")
+    add(
+        "--language_bias", action="store_true", help="identify languages, add the bias best.pt holds for each"
+    )
     add("--tokenizer", help="hub name or folder (default: tokenizer/ beside the checkpoint)")
     add("--batch_tokens", type=positive, help="padded tokens a batch (default: 1024 on a CPU, 65536 on CUDA)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
@@ -210,12 +215,24 @@ def half_precision_is_fast(device: torch.device) -> bool:
     return any(found.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
+def stored_language_bias(args: argparse.Namespace, classifier: Classifier) -> dict[str, list[float]]:
+    bias = classifier.progress.get("language_bias")
+    try:
+        shape = np.array(list(bias.values()), np.float64).reshape(len(bias), -1).shape
+        if shape == (len(bias), len(classifier.class_names)):
+            return bias
+    except (AttributeError, TypeError, ValueError):
+        pass
+    raise InputError(f"{args.checkpoint}: holds no language bias; best.pt does, or leave out --language_bias")
+
+
 class Predictor:
     """Texts -> calibrated probabilities, in the order of the texts."""
 
     def __init__(self, classifier: Classifier, device: torch.device, args: argparse.Namespace) -> None:
         self.classifier, self.device, self.amp_dtype = classifier, device, args.amp_dtype
         self.amp = half_precision_is_fast(device) if args.amp is None else args.amp
+        self.language_bias = stored_language_bias(args, classifier) if args.language_bias else None
         self.batch_tokens = args.batch_tokens or BATCH_TOKENS[device.type]
         if self.amp and device.type == "cpu":
             for module in classifier.model.modules():  # autocast would convert the weights in every batch
@@ -234,6 +251,9 @@ class Predictor:
             logits[batch["rows"].cpu()] = out.float().cpu()
         if not logits.isfinite().all():
             raise InputError("the model's answers overflow half precision; add --no-amp")
+        if self.language_bias is not None:
+            biased = add_language_bias(logits.numpy(), identify(texts)[0], self.language_bias)
+            logits = torch.from_numpy(biased)
         return (logits.double() / classifier.temperature).softmax(1).numpy()
 
     def _as_split(self, texts: list[str]) -> Split:

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from category_classification.evaluation import Evaluation, evaluate, to_device
+from category_classification.evaluation import Evaluation, evaluate, score, to_device
 from category_classification.lspc import BucketedBatches, Split
-from category_classification.metrics import fit_temperature
+from category_classification.metrics import add_language_bias, fit_language_bias, fit_temperature
 from category_classification.row_adamw import RowAdamW
 from training_utils import (
     InputError,
@@ -332,8 +332,12 @@ def end_epoch(run: Run, validation: Split) -> None:
         progress["epoch"], progress["batch"] = epoch, 0
     if macro_f1 > progress["best_macro_f1"]:
         progress["best_macro_f1"] = macro_f1
-        temperature = fit_temperature(result.logits, validation.labels)
-        best = {**progress, "temperature": temperature, "validation": result.summary}
+        rows = result.logits, validation.labels
+        fitted = {
+            "temperature": fit_temperature(*rows),
+            "language_bias": fit_language_bias(*rows, validation.languages, validation.language_names),
+        }
+        best = {**progress, **fitted, "validation": result.summary}
         save_checkpoint(Path(args.out) / "best.pt", best, run.world, model=run.model)
     if epoch % args.save_every == 0 or run.finished:
         save(run, f"checkpoint-epoch{epoch}.pt")
@@ -346,6 +350,9 @@ def finish(run: Run, test: Split) -> None:
     result = _evaluate(run, test)
     run.log.log("test", best["step"], best["epoch"], **result.summary)
     run.say("test  " + "  ".join(f"{k} {v:.4f}" for k, v in result.summary.items()))
+    names = [test.language_names[code] for code in test.languages]
+    logits = add_language_bias(result.logits, names, best["language_bias"])
+    biased = score(logits, test, run.args.lang_min_samples, run.args.lang_top_k)
     if not run.world.is_main:
         return
     from category_classification.report import plot_learning_curve
@@ -354,6 +361,7 @@ def finish(run: Run, test: Split) -> None:
     run.log.finish(
         {
             "test": result.report,
+            "test_with_language_bias": biased.report,
             "best_validation_macro_f1": best["best_macro_f1"],
             "best_step": best["step"],
             "temperature": best["temperature"],

@@ -9,7 +9,7 @@ out=${1:-data/learning_curve}
 python=.venv/bin/python
 mkdir -p "$out"
 
-[ -d "$out/samples" ] || "$python" scripts/make_sample_data.py --out "$out/samples" --lspc_rows 1400000 --seed 0
+[ -f "$out/samples/lspc/lspcV2020.zip" ] || "$python" scripts/make_sample_data.py --out "$out/samples" --lspc_rows 1400000 --seed 0
 [ -d "$out/whole" ] || "$python" category_classification/prepare_lspc.py --zip "$out/samples/lspc/lspcV2020.zip" \
   --labels "$out/samples/lspc/WDC_Corpus_LargeScaleExperiment_MajorityVoting.json.gz" --add_language \
   --val_size .005 --test_size .01 --out "$out/whole"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The published result on real titles: WDC 2017 offers in many languages and book titles, five classes.
-#   REAL_DATA_DIR=... bash scripts/train_real_titles.sh [OUT]       (about three hours on two cores)
+#   REAL_DATA_DIR=... bash scripts/train_real_titles.sh [OUT]       (about an hour on two cores)
 # REAL_DATA_DIR holds lspc/wdc2017_titles.jsonl.gz, lspc/goodbooks10k_titles.tsv.gz and tokenizers/qwen/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -35,5 +35,5 @@ for seed in 1 2 3; do
   [ -f "$out/encoder-$seed/summary.json" ] || "$python" category_classification/train_embedding_classifier.py \
     --data "$out/dataset" --tokenizer "$out/tokenizer" --out "$out/encoder-$seed" --resume auto --seed "$seed" \
     --epochs 8 --batch_size 64 --lr 5e-4 --lr_schedule cosine --lr_min_scale 0.05 --token_dropout 0.2 --seq_len 64 \
-    --embedding_update rows --amp --save_every 8 --lang_min_samples 20 --lang_top_k 8
+    --embedding_update rows --amp --compile --save_every 8 --lang_min_samples 20 --lang_top_k 8
 done

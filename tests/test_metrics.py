@@ -12,10 +12,12 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 
 from category_classification.metrics import (
     ConfusionByLanguage,
+    add_language_bias,
     bootstrap_intervals,
     classification_report,
     coverage_curve,
     expected_calibration_error,
+    fit_language_bias,
     fit_temperature,
     reliability_bins,
 )
@@ -247,6 +249,37 @@ def test_temperature_of_hopeless_or_perfect_logits_is_a_bound():
     assert fit_temperature(logits * 1e4, torch.tensor([0, 1, 0] * 10)) == 10.0
     with pytest.raises(ValueError, match="finite"):
         fit_temperature(torch.tensor([[float("nan"), 0.0]]), torch.tensor([0]))
+
+
+def test_language_bias_is_the_penalised_optimum():
+    """Against the gradient: sum of (softmax - one-hot) over a language's rows + strength * b is zero."""
+    logits, labels, _ = drawn_from_softmax(rows=3000)
+    languages = torch.arange(3000) % 3
+    languages[languages == 2] = 1
+    bias = fit_language_bias(logits, labels, languages, ["en", "de", "fr"], strength=5.0)
+    assert set(bias) == {"en", "de"}  # fr has no row
+    for code, name in enumerate(("en", "de")):
+        b, rows = torch.tensor(bias[name], dtype=torch.float64), languages == code
+        wrong = (torch.as_tensor(logits)[rows].double() + b).softmax(1)
+        wrong -= torch.nn.functional.one_hot(torch.as_tensor(labels)[rows].long(), 5)
+        assert (wrong.sum(0) + 5 * b).abs().max() < 1e-5
+
+
+def test_language_bias_corrects_shifted_shares_and_leaves_rare_languages_alone():
+    logits, labels, _ = drawn_from_softmax(rows=4000)
+    logits = torch.as_tensor(logits).double().clone()
+    languages = np.repeat([0, 1, 2], [2000, 1998, 2])
+    logits[languages == 1, 0] -= 2.0  # the model never learned that German has more of class 0
+    names = ["en", "de", "xx"]
+    bias = fit_language_bias(logits, labels, languages, names)
+    de = np.array(bias["de"])
+    assert (de - de[1:].mean())[0] == pytest.approx(2, abs=0.25)
+    assert np.abs(bias["en"]).max() < 0.15 and np.abs(bias["xx"]).max() < 0.3
+    biased = add_language_bias(logits, [names[code] for code in languages], bias)
+    assert (biased.argmax(1) == np.asarray(labels)).mean() > (
+        logits.argmax(1).numpy() == np.asarray(labels)
+    ).mean()
+    assert (add_language_bias(logits[:3], ["zz"] * 3, bias) == logits[:3].numpy()).all()
 
 
 def test_calibration_error_equals_the_sum_over_bins():

@@ -8,6 +8,7 @@ import csv
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import CATEGORY, assert_refused, make_texts, run_main, run_script
+from conftest import CATEGORY, CLASS_WORDS, LANGUAGE_WORDS, assert_refused, make_texts, run_main, run_script
 
 from category_classification import predict_categories, table_input
 from category_classification.evaluation import load_classifier
@@ -239,6 +240,31 @@ def test_top_k_prefix_and_abstaining(tiny_run, tmp_path):
     rows = [{"text": "ring"}] * 30 + [{"text": "ring", "label": 1}]
     path = write_table(tmp_path / "late.jsonl", rows)
     assert_refused(call(tiny_run, path, tmp_path / "late_out.jsonl"), "'label'", "--prefix")
+
+
+def test_language_bias_moves_the_probabilities_of_its_language(tiny_run, tmp_path):
+    """A bias of +50 for one class in German: German texts get that class, the others stay as they were."""
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    state = torch.load(run / "best.pt", weights_only=True)
+    assert set(state["progress"]["language_bias"]) <= set(LANGUAGE_WORDS)
+    state["progress"]["language_bias"] = {"de": [0.0, 50.0, 0.0]}
+    torch.save(state, run / "best.pt")
+    texts = [
+        "der neue Roman mit vielen Seiten für den Winter",
+        "the new novel with many pages for the winter",
+    ]
+    source = write_table(tmp_path / "in.csv", [{"text": text} for text in texts])
+    predict(run, source, tmp_path / "plain.csv")
+    predict(run, source, tmp_path / "biased.csv", "--language_bias")
+    plain, biased = (read_table(tmp_path / f"{name}.csv") for name in ("plain", "biased"))
+    assert biased[0]["label"] == sorted(CLASS_WORDS)[1] and float(biased[0]["probability"]) > 0.999
+    assert biased[1] == plain[1]
+
+
+def test_language_bias_needs_a_checkpoint_that_holds_one(tiny_run, tmp_path):
+    source = write_table(tmp_path / "in.csv", [{"text": "ring"}])
+    flags = ["--checkpoint", tiny_run / "checkpoint-last.pt", "--language_bias"]
+    assert_refused(call(tiny_run, source, tmp_path / "out.csv", *flags), "no language bias")
 
 
 def test_a_checkpoint_without_temperature_says_so(tiny_run, tmp_path):

@@ -288,6 +288,75 @@ def test_an_existing_run_is_not_overwritten(script, base, tmp_path):
     assert {path.name: path.read_bytes() for path in out.glob("*.pt")} == before
 
 
+LANGUAGE_FLAGS = {
+    "alpha": "--language_alpha 0.5",
+    "weights": "--language_weights de=2,ja=3",
+    "tune": "--finetune_languages not-en --init {teacher}",
+    "anchor": "--finetune_languages de,ja --kl_teacher {teacher} --kl_weight 0.5",
+    "keep": "--kl_teacher {teacher}",
+}
+
+
+@pytest.fixture(scope="session")
+def teacher(base, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("teacher") / "v2"
+    result = run_script(
+        CATEGORY / "train_embedding_classifier_v2.py", *base, "--out", out, *"--epochs 2 --lr 2e-3".split()
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return out / "best.pt"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LANGUAGE_FLAGS)
+def test_language_flags_resume_exactly(base, teacher, tmp_path, name):
+    script = CATEGORY / "train_embedding_classifier_v2.py"
+    flags = [*base, *"--epochs 2 --save_every_steps 2 --label_smoothing 0.05 --focal_gamma 1.5".split()]
+    flags += LANGUAGE_FLAGS[name].format(teacher=teacher).split()
+    assert run_script(script, *flags, "--out", tmp_path / "whole").returncode == 0
+    steps = torch.load(tmp_path / "whole/checkpoint-last.pt", weights_only=True)["progress"]["total_steps"]
+    process = subprocess.Popen(
+        [sys.executable, str(script), *map(str, flags), "--out", str(tmp_path / "part"), "--log_every", "1"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=one_thread(),
+    )  # fmt: skip
+    for line in process.stdout:
+        if f"step {steps // 2}/" in line:
+            process.kill()
+    process.wait()
+    result = run_script(script, *flags, "--out", tmp_path / "part", "--resume", "auto")
+    assert result.returncode == 0 and "not exact" not in result.stdout, result.stderr[-2000:]
+    assert_same_weights(tmp_path / "whole/checkpoint-epoch2.pt", tmp_path / "part/checkpoint-epoch2.pt")
+
+
+@pytest.mark.parametrize("positives", ["label_language", "cross_language", "cluster"])
+def test_every_kind_of_contrast_trains(base, tmp_path, positives):
+    script, out = CATEGORY / "train_embedding_classifier_v3.py", tmp_path / "out"
+    flags = [
+        *"--epochs 1 --amp --contrastive_weight 0.5 --log_every 5 --contrastive_positives".split(),
+        positives,
+    ]
+    result = run_script(script, *base, "--out", out, *flags)
+    assert result.returncode == 0, result.stderr[-3000:]
+    train = [r for r in records(out) if r["split"] == "train"]
+    assert all(0 <= r["contrastive_loss"] < 100 and r["classification_loss"] > 0 for r in train)
+
+
+def test_wrong_language_flags_are_refused(base, teacher, tmp_path, tiny_run):
+    script, out = CATEGORY / "train_embedding_classifier_v2.py", tmp_path / "out"
+
+    def refused(*words, flags):
+        assert_refused(run_script(script, *base, "--out", out, *flags), *words)
+        assert not out.exists()
+
+    refused("--language_weights xx", flags=["--language_weights", "xx=2"])
+    refused("--language_weights", flags=["--language_weights", "de=-1"])
+    refused("--finetune_languages xx", flags=["--finetune_languages", "xx", "--init", teacher])
+    refused("name the model", flags=["--finetune_languages", "de"])
+    refused("no such checkpoint", flags=["--kl_teacher", tmp_path / "none.pt"])
+    refused("does not fit this model", flags=["--init", tiny_run / "best.pt"])
+    refused("--language_alpha", flags=["--language_alpha", "1.5"])
+
+
 def test_the_published_command_parses(script):
     """v1's logged command as the specification prints it: it gets as far as looking for its data."""
     command = (
