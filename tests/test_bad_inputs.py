@@ -25,7 +25,12 @@ import torch
 from conftest import CATEGORY, CLASS_WORDS, assert_refused, make_dataset, make_texts, run_main, run_script
 from datasets import load_from_disk
 
-from category_classification import predict_categories, prepare_lspc, train_embedding_classifier
+from category_classification import (
+    predict_categories,
+    prepare_lspc,
+    train_embedding_classifier,
+    train_embedding_classifier_v3,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -325,12 +330,12 @@ def train_flags(data: Path, tokenizer: Path) -> list[object]:
     return ["--data", data, "--tokenizer", tokenizer, *SIZE]
 
 
-def train(data: Path, tokenizer: Path, *flags: object) -> bool:
+def train(
+    data: Path, tokenizer: Path, *flags: object, main: Callable[[], None] = train_embedding_classifier.main
+) -> bool:
     """Run it; a refusal leaves no folder OUT, no half token cache, and the dataset as it was."""
     out, before = data.parent / "out", snapshot(data)
-    done = assert_sound(
-        run_main(train_embedding_classifier.main, *train_flags(data, tokenizer), "--out", out, *flags)
-    )
+    done = assert_sound(run_main(main, *train_flags(data, tokenizer), "--out", out, *flags))
     assert done == (out / "summary.json").exists() and (done or not out.exists())
     after = snapshot(data)
     assert not [name for name in after if "partial" in name]
@@ -440,6 +445,33 @@ TRAIN_FLAGS = [
 @pytest.mark.parametrize("flags", TRAIN_FLAGS)
 def test_train_flags(data, tiny_tokenizer, flags):
     assert not train(data, tiny_tokenizer, *flags.split())
+
+
+V3_FLAGS = [
+    "--classifier_hidden 0", "--classifier_dropout 1", "--label_smoothing 1", "--label_smoothing -0.1",
+    "--focal_gamma -1", "--focal_gamma nan", "--contrastive_dim 0", "--contrastive_weight -1",
+    "--contrastive_weight inf", "--contrastive_temp 0", "--contrastive_temp nan",
+    "--contrastive_positives all", "--language_alpha 2", "--language_alpha nan", "--language_weights de", "--language_weights de=0",
+    "--language_weights de=nan", "--language_weights xx=1", "--finetune_languages de",
+    "--finetune_languages not-xx --init none.pt", "--init none.pt", "--init .", "--kl_teacher none.pt",
+    "--kl_teacher .", "--kl_weight -1", "--kl_weight nan",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", V3_FLAGS)
+def test_train_v3_flags(data, tiny_tokenizer, flags):
+    assert not train(data, tiny_tokenizer, *flags.split(), main=train_embedding_classifier_v3.main)
+
+
+@pytest.mark.parametrize("flag", ["--init", "--kl_teacher"])
+@pytest.mark.parametrize("how", [cut, flip, noise, zero_out], ids=lambda how: how.__name__)
+def test_train_v3_with_a_broken_teacher(data, tiny_tokenizer, tiny_run, tmp_path, flag, how):
+    """Beside its tokenizer, as best.pt always lies."""
+    shutil.copytree(tiny_run / "tokenizer", tmp_path / "teacher/tokenizer")
+    content = (tiny_run / "best.pt").read_bytes()
+    (tmp_path / "teacher/best.pt").write_bytes(how(content, random.Random(1)))
+    flags = flag, tmp_path / "teacher/best.pt"
+    assert not train(data, tiny_tokenizer, *flags, main=train_embedding_classifier_v3.main)
 
 
 class Hostile:
