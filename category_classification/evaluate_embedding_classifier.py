@@ -9,10 +9,14 @@ folder is replaced, anything else is left alone.
 
 Intervals come from resampled clusters. Where the dataset has `language_probability`, languages are also
 scored on the rows whose language is sure: a short brand name is often taken for German.
+
+--html FILE.html adds one page to read in a browser, which loads nothing from anywhere: the scores, and the
+errors, most confident first, with their texts. It shows rows of the dataset: mind whom it is sent to.
 """
 
 import argparse
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ import numpy as np
 import torch
 
 from category_classification.evaluation import Classifier, Evaluation, evaluate, load_classifier
+from category_classification.html_report import most_confident_errors, write_html
 from category_classification.lspc import Split, load_splits, open_dataset
 from category_classification.metrics import (
     bootstrap_intervals,
@@ -52,6 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="folder written by prepare_lspc.py")
     parser.add_argument("--split", default="test")
     parser.add_argument("--out", type=Path, help="default: evaluation-<split> beside the checkpoint")
+    parser.add_argument("--html", type=Path, help="also one page with the scores and a browser of the errors")
     parser.add_argument("--tokenizer", help="hub name or folder (default: tokenizer/ beside the checkpoint)")
     parser.add_argument("--seq_len", type=positive, help="tokens a text is cut to (default: as in training)")
     parser.add_argument(
@@ -80,6 +86,18 @@ def check_out(out: Path) -> None:
         former = not any(out.iterdir())
     if not former:
         raise InputError(f"--out {out}: holds something other than an evaluation; name another folder")
+
+
+def check_html(path: Path, out: Path) -> None:
+    """`path` must be a page that can be written, in `out` or a folder that is there."""
+    if path.suffix.lower() not in (".html", ".htm"):  # also lest a checkpoint is replaced by mistake
+        raise InputError(f"--html {path}: is no name of a page; it must end in .html")
+    if path.exists() and not path.is_file():
+        raise InputError(f"--html {path}: is no ordinary file; name another")
+    if not path.parent.is_dir() and path.parent != out:
+        raise InputError(f"--html {path}: there is no folder {path.parent}; make it first")
+    if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+        raise InputError(f"--html {path}: cannot be written; name another folder")
 
 
 def open_split(args: argparse.Namespace, classifier: Classifier) -> tuple[Split, np.ndarray | None]:
@@ -176,6 +194,8 @@ def write_evaluation(
 def main() -> None:
     args = parse_args()
     check_out(args.out)
+    if args.html:
+        check_html(args.html, args.out)
     device = pick_device(args.device)
 
     # Model and data
@@ -207,6 +227,11 @@ def main() -> None:
     title = f"{folder}/{args.checkpoint.name}, {args.split} split"
     metrics_jsonl = args.checkpoint.parent / "metrics.jsonl"
     paths = write_evaluation(args.out, metrics, title, split.class_names, metrics_jsonl)
+    if args.html:
+        texts = open_dataset(args.data, [args.split])[args.split]
+        errors = most_confident_errors(result.logits, split, classifier.temperature, texts)
+        write_html(args.html, metrics, title, errors)
+        paths.append(args.html)
 
     # What a reader sees
     print(markdown_table(score_rows(report)), end="")

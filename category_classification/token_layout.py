@@ -33,9 +33,9 @@ class PaddedTokens:
 
     def __init__(self, mask: Tensor) -> None:
         self.mask = mask.bool()  # (B, T)
-        self.attention_mask = (
-            None if mask.device.type == "cpu" and bool(self.mask.all()) else self.mask[:, None, None, :]
-        )
+        # On a CPU attention is faster without a mask; an exported graph may not depend on the batch's values.
+        look = mask.device.type == "cpu" and not torch.compiler.is_exporting()
+        self.attention_mask = None if look and bool(self.mask.all()) else self.mask[:, None, None, :]
         self.positions = torch.arange(mask.shape[1], device=mask.device)  # (T)
         self.num_rows = mask.shape[0]
 
