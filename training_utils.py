@@ -246,7 +246,8 @@ class World:
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        return DistributedDataParallel(model) if self.size > 1 else model
+        # Buffers are equal already, or hold what a rank has seen itself.
+        return DistributedDataParallel(model, broadcast_buffers=False) if self.size > 1 else model
 
     def sum(self, tensor: Tensor) -> Tensor:
         """In place. A CPU tensor goes over gloo, so that no CUDA stream has to wait."""
@@ -343,10 +344,10 @@ def load_checkpoint(
     return state["progress"]
 
 
-def latest_checkpoint(out: Path) -> Path | None:
-    """The furthest `checkpoint-*.pt` in `out` that is sound; damaged ones are named and skipped."""
+def latest_checkpoint(out: Path, pattern: str = "checkpoint-*.pt") -> Path | None:
+    """The furthest checkpoint in `out` that is sound; damaged ones are named and skipped."""
     found = []
-    for path in Path(out).glob("checkpoint-*.pt"):
+    for path in Path(out).glob(pattern):
         try:
             step = read_checkpoint(path, mmap=True)["progress"]["step"]
             found.append((step, path.stat().st_mtime_ns, path))
@@ -439,7 +440,17 @@ class RunLog:
         with open(self.out / "metrics.jsonl", "a") as file:
             file.write(json.dumps(record) + "\n")
         if self._wandb:
-            self._wandb.log({f"{split}/{name}": value for name, value in values.items()}, step=step)
+            named = {name if "/" in name else f"{split}/{name}": value for name, value in values.items()}
+            self._wandb.log(named, step=step)
+
+    def upload(self, name: str, path: Path, metadata: dict[str, Any]) -> None:
+        """With `wandb`: the file as a model artifact."""
+        if self.is_main and self._wandb:
+            import wandb as wandb_module
+
+            artifact = wandb_module.Artifact(name, type="model", metadata=metadata)
+            artifact.add_file(str(path))
+            self._wandb.log_artifact(artifact)
 
     def finish(self, summary: dict[str, Any]) -> None:
         if not self.is_main:

@@ -172,7 +172,7 @@ class EMAVectorQuantizer(VectorQuantizer):
 class RQVAEOutput:
     """What one pass gives. Losses are means over the batch in the scaled space."""
 
-    reconstruction: Tensor  # (B, E), in the space of the input
+    decoded: Tensor  # (B, E), in the scaled space; `RQVAE.unscale` brings it back
     codes: Tensor  # (B, L)
     reconstruction_loss: Tensor
     codebook_losses: list[Tensor] = field(default_factory=list)  # by level; none with EMA
@@ -235,7 +235,7 @@ class RQVAE(nn.Module):
         quantized, codes, codebook_losses, commitment_losses, residual = self.quantize(latent)
         decoded = self.decoder(quantized)
         return RQVAEOutput(
-            reconstruction=self.unscale(decoded.detach()),
+            decoded=decoded.detach(),
             codes=codes,
             reconstruction_loss=F.mse_loss(decoded.to(x.dtype), x),
             codebook_losses=codebook_losses,

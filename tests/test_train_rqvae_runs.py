@@ -1,0 +1,259 @@
+"""train_rqvae.py as a user runs it: outputs, exact resume, kills, signals, ranks, bad input."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import ROOT, assert_refused, run_script
+
+SCRIPT = ROOT / "semantic_ids/train_rqvae.py"
+SMALL = (
+    "--item_embedding_dim 24 --encoder_hidden_dims 32,16 --codebook_embedding_dim 8 --codebook_size 16 "
+    "--batch_size 128 --warmup_steps 5 --max_lr 3e-3 --steps_per_val_log 10 --device cpu --val_split 0.1"
+)
+
+
+def write_embeddings(path: Path, vectors: np.ndarray, ids: list | None = None) -> Path:
+    ids = ids or [f"B{number:05}" for number in range(len(vectors))]
+    lists = pa.FixedSizeListArray.from_arrays(vectors.astype(np.float32).ravel(), vectors.shape[1])
+    pq.write_table(pa.table({"parent_asin": ids, "embedding": lists}), path)
+    return path
+
+
+def clusters(count: int = 600, width: int = 24) -> np.ndarray:
+    """Unit vectors around 20 centres."""
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(20, width))[rng.integers(20, size=count)] + 0.3 * rng.normal(
+        size=(count, width)
+    )
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture(scope="session")
+def embeddings(tmp_path_factory) -> Path:
+    return write_embeddings(tmp_path_factory.mktemp("embeddings") / "items.parquet", clusters())
+
+
+@pytest.fixture
+def base(embeddings) -> list[str]:
+    return ["--embeddings_path", str(embeddings), *SMALL.split()]
+
+
+def one_thread() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def assert_same_weights(a: Path, b: Path, exact: bool = True) -> None:
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys()
+    for name in first:
+        if exact:
+            assert torch.equal(first[name], second[name]), name
+        else:
+            torch.testing.assert_close(first[name], second[name], atol=2e-5, rtol=1e-3, msg=name)
+
+
+def records(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("flags", ["", "--use_ema_vq --no-use_rotation_trick", "--amp --input_scale raw"])
+def test_a_run_leaves_all_it_promises_and_learns(base, tmp_path, flags):
+    out = tmp_path / "out"
+    flags = ["--num_epochs", "30", "--save_every_steps", "50", *flags.split()]
+    result = run_script(SCRIPT, *base, "--checkpoint_dir", out, *flags)
+    assert result.returncode == 0, result.stderr[-3000:]
+    names = {path.name for path in out.iterdir()}
+    assert names >= {"best_model.pth", "final_model.pth", "config.json", "metrics.jsonl", "summary.json"}
+    assert {"learning_curve.png", "checkpoint_step_150.pth"} <= names
+    train = [r for r in records(out) if r["split"] == "train"]
+    validation = [r for r in records(out) if r["split"] == "validation"]
+    assert {
+        "loss/total", "loss/reconstruction", "loss/vq", "loss/commitment_level_2", "metrics/learning_rate",
+        "metrics/gradient_norm", "metrics/gradient_norm_clipped", "metrics/batch_time_ms",
+        "metrics/samples_per_second", "metrics/unique_ids_proportion_train",
+        "metrics/codebook_usage_train_level_0", "epoch", "step",
+    } <= train[0].keys()  # fmt: skip
+    assert ("loss/codebook_level_0" in train[0]) == ("--use_ema_vq" not in flags)
+    assert {"loss/validation", "metrics/avg_residual_norm", "metrics/unique_ids_proportion"} <= validation[
+        0
+    ].keys()
+    assert train[-1]["loss/reconstruction"] < 0.9 * train[0]["loss/reconstruction"]
+    summary = json.loads((out / "summary.json").read_text())
+    assert {"command", "seed", "versions", "device", "data_fingerprint", "wall_seconds"} <= summary.keys()
+    # What the summary says of all items is what the best model gives
+    assert summary["all_items"]["metrics/codebook_usage_level_0"] > 0.5
+
+
+def test_resume_is_exact(base, tmp_path):
+    flags = [
+        *base,
+        *"--num_epochs 12 --gradient_accumulation_steps 2 --save_every_steps 7 --keep_last 0".split(),
+    ]
+    assert run_script(SCRIPT, *flags, "--checkpoint_dir", tmp_path / "whole").returncode == 0
+    stored = tmp_path / "whole/checkpoint_step_14.pth"
+    result = run_script(SCRIPT, *flags, "--checkpoint_dir", tmp_path / "part", "--resume", stored)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "not exact" not in result.stdout
+    for name in ("final_model.pth", "best_model.pth"):
+        assert_same_weights(tmp_path / "whole" / name, tmp_path / "part" / name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ema", [[], ["--use_ema_vq"]])
+def test_ten_kills_change_nothing(base, tmp_path, ema):
+    flags = [*base, *ema, *"--num_epochs 60 --save_every_steps 1".split()]
+    assert run_script(SCRIPT, *flags, "--checkpoint_dir", tmp_path / "whole").returncode == 0
+    out, generator, kills = tmp_path / "killed", random.Random(0), 0
+    command = [sys.executable, str(SCRIPT), *flags, "--checkpoint_dir", str(out), "--resume", "auto"]
+    for _ in range(60):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=one_thread()
+        )
+        if kills < 10:
+            start = set(out.glob("checkpoint_step_*"))
+            while set(out.glob("checkpoint_step_*")) == start and process.poll() is None:
+                time.sleep(0.002)
+            time.sleep(generator.uniform(0, 0.1))
+            process.kill()
+            kills += process.wait() == -signal.SIGKILL
+        output = process.communicate()[0].decode()
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, output[-3000:]
+    assert kills == 10
+    for name in ("final_model.pth", "best_model.pth"):
+        assert_same_weights(tmp_path / "whole" / name, out / name)
+    seen = [[(r["split"], r["step"]) for r in records(folder)] for folder in (tmp_path / "whole", out)]
+    assert seen[0] == seen[1]
+
+
+def test_a_signal_saves_and_stops(base, tmp_path):
+    out = tmp_path / "out"
+    flags = [*base, "--checkpoint_dir", str(out), "--num_epochs", "100000"]
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *flags],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=one_thread(),
+    )  # fmt: skip
+    for line in process.stdout:
+        if "validation" in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    process.stdout.read()
+    assert process.wait() == 143
+    assert len(list(out.glob("checkpoint_step_*.pth"))) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ema", [[], ["--use_ema_vq"]])
+def test_two_ranks_equal_one_process_of_twice_the_batch(base, tmp_path, ema):
+    """540 items in batches of 256: the last is shorter. Resets, k-means and averages are of all ranks."""
+    flags = [*base, *ema, "--max_steps", "6"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run_script(SCRIPT, *flags, "--batch_size", 256, "--checkpoint_dir", one).returncode == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    command += [str(SCRIPT), *flags, "--checkpoint_dir", str(two)]
+    result = subprocess.run(command, capture_output=True, text=True, env=one_thread())
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert_same_weights(one / "final_model.pth", two / "final_model.pth", exact=False)
+
+
+@pytest.mark.parametrize("batch_size", [1000, 540, 100, 7])
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_an_epoch_ends_at_any_batch_size_and_reset_interval(base, tmp_path, batch_size, every):
+    """The public trainer restarts its loader at each reset and never ends an epoch of three batches."""
+    flags = ["--batch_size", batch_size, "--steps_per_codebook_reset", every, "--num_epochs", "1"]
+    result = run_script(SCRIPT, *base, "--checkpoint_dir", tmp_path / "out", *flags, timeout=60)
+    assert result.returncode == 0, result.stderr[-2000:]
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["steps"] == -(-540 // batch_size)
+
+
+def test_a_plateau_ends_the_run(base, tmp_path):
+    flags = "--num_epochs 100000 --patience 3 --steps_per_val_log 5 --max_lr 1e-7 --min_lr 1e-8".split()
+    result = run_script(SCRIPT, *base, "--checkpoint_dir", tmp_path / "out", *flags, timeout=120)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert json.loads((tmp_path / "out/summary.json").read_text())["steps"] < 50_000
+
+
+def test_a_non_finite_loss_never_steps_and_ends_the_run(base, tmp_path):
+    flags = "--max_lr 1e30 --no-use_gradient_clipping --max_bad_steps 3 --scheduler_type cosine".split()
+    result = run_script(SCRIPT, *base, "--checkpoint_dir", tmp_path / "out", *flags)
+    assert_refused(result, "not finite") if "not finite" in result.stderr else assert_refused(
+        result, "3 steps"
+    )
+
+
+def test_bad_embeddings_are_named(base, tmp_path):
+    vectors = clusters(50)
+
+    def refused(*words, vectors=vectors, ids=None, path=None):
+        path = path or write_embeddings(tmp_path / "bad.parquet", vectors, ids)
+        out = tmp_path / "out"
+        result = run_script(SCRIPT, *base, "--embeddings_path", path, "--checkpoint_dir", out)
+        assert_refused(result, *words)
+        assert not out.exists()
+
+    refused("no such file", path=tmp_path / "none.parquet")
+    bad = vectors.copy()
+    bad[7, 3] = np.nan
+    refused("row 8 (B00007)", "not finite", vectors=bad)
+    bad = vectors.copy()
+    bad[7] = 0
+    refused("row 8 (B00007)", "all zero", vectors=bad)
+    refused("--item_embedding_dim 20", vectors=vectors[:, :20])
+    refused("row 50: item A stands in row 1 too", ids=["A", *map(str, range(48)), "A"])
+    path = write_embeddings(tmp_path / "cut.parquet", vectors)
+    path.write_bytes(path.read_bytes()[:2000])
+    refused("not a whole Parquet file", path=path)
+    pq.write_table(pa.table({"parent_asin": ["a"]}), tmp_path / "column.parquet")
+    refused("no column 'embedding'", path=tmp_path / "column.parquet")
+    ragged = pa.table({"parent_asin": ["a", "b"], "embedding": [[1.0, 2.0], [1.0]]})
+    pq.write_table(ragged, tmp_path / "ragged.parquet")
+    refused("row 2: embedding has 1 numbers", path=tmp_path / "ragged.parquet")
+
+
+@pytest.mark.parametrize("rows", ["few", "equal"])
+def test_few_items_and_equal_items_train(base, tmp_path, rows):
+    """Fewer items than codes, or all alike: nothing to learn, but a run that ends."""
+    vectors = clusters(9) if rows == "few" else np.repeat(clusters(1), 300, axis=0)
+    path = write_embeddings(tmp_path / "items.parquet", vectors)
+    out = tmp_path / "out"
+    result = run_script(SCRIPT, *base, "--embeddings_path", path, "--checkpoint_dir", out, "--num_epochs", 5)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_bad_flags_are_refused(base, tmp_path):
+    for flags in (
+        "--codebook_size 1", "--batch_size 0", "--val_split 1", "--max_lr nan", "--min_lr 1", "--ema_decay 1",
+        "--encoder_hidden_dims 0", "--encoder_hidden_dims x", "--scheduler_type step", "--best_metric none",
+        "--codebook_size 65536 --codebook_quantization_levels 4", "--device cuda", "--resume none.pth",
+    ):  # fmt: skip
+        result = run_script(SCRIPT, *base, "--checkpoint_dir", tmp_path / "out", *flags.split())
+        assert_refused(result, "no such" if "resume" in flags else flags.split()[0].split("_")[0])
+        assert not (tmp_path / "out").exists()
+
+
+def test_wandb_offline_gets_the_records_and_the_artifact(base, tmp_path):
+    pytest.importorskip("wandb")
+    out = tmp_path / "out"
+    flags = ["--checkpoint_dir", out, "--num_epochs", 4, "--wandb"]
+    result = run_script(
+        SCRIPT, *base, *flags, env={"WANDB_MODE": "offline", "WANDB_SILENT": "true"}, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert list(out.glob("wandb/offline-run-*/*.wandb"))
