@@ -1,0 +1,184 @@
+"""A trained RQ-VAE and item embeddings -> one ID an item, and one item an ID.
+
+    python semantic_ids/export_semantic_ids.py
+    python semantic_ids/export_semantic_ids.py --previous old_ids.parquet        (more items, same model)
+
+Out: CATEGORY_semantic_ids.parquet (`parent_asin`, `semantic_id_0`, ..., `semantic_id` as "12-7-201-0",
+`tokens`), the same as JSON, the codebooks and the prefix tree as .npz. Items that share all levels' codes are
+told apart by a last code, given in the order of their ids, whatever the order of the rows. With --previous,
+items keep the last code that they had and new ones take the next: IDs once given stay.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from semantic_ids.id_metrics import pack
+from semantic_ids.item_embeddings import EmbeddingDataset
+from semantic_ids.prefix_trie import PrefixTrie
+from semantic_ids.rqvae import RQVAE
+from semantic_ids.rqvae_config import RQVAEConfig
+from training_utils import InputError, pick_device, read_checkpoint, replacing, run_script
+
+ITEMS_AT_ONCE = 16_384
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--category", default="Video_Games", help="names the default files")
+    add("--data_dir", type=Path, default=Path("data"), help="folder that holds output/")
+    add("--checkpoint", type=Path, default=Path("checkpoints/rqvae/best_model.pth"))
+    add("--embeddings", type=Path, help="default: DATA_DIR/output/CATEGORY_items_with_embeddings.parquet")
+    add("--output", type=Path, help="default: DATA_DIR/output/CATEGORY_semantic_ids.parquet")
+    add("--previous", type=Path, help="an earlier export, whose IDs stay")
+    add("--collision_size", type=int, help="last codes there are (default: the codebook's size)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    args = parser.parse_args()
+    output = args.data_dir / "output"
+    args.embeddings = args.embeddings or output / f"{args.category}_items_with_embeddings.parquet"
+    args.output = args.output or output / f"{args.category}_semantic_ids.parquet"
+    if args.output.suffix != ".parquet":
+        raise InputError(f"--output {args.output}: name a .parquet file")
+    if args.collision_size is not None and args.collision_size < 1:
+        raise InputError("--collision_size must be 1 or more")
+    return args
+
+
+def load_rqvae(path: Path, device: torch.device) -> tuple[RQVAE, RQVAEConfig]:
+    """The model of any checkpoint of train_rqvae.py, ready to encode."""
+    state = read_checkpoint(path)
+    try:
+        config = RQVAEConfig(**state["progress"]["config"])
+        model = config.build()
+        model.load_state_dict(state["model"])
+        if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
+            raise ValueError("weights that are not finite")
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, InputError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}: not a whole checkpoint of train_rqvae.py ({reason})") from None
+    return model.to(device).eval(), config
+
+
+def encode_items(model: RQVAE, vectors: np.ndarray, device: torch.device) -> np.ndarray:
+    """(N, E) -> codes (N, L)."""
+    parts = torch.from_numpy(vectors).split(ITEMS_AT_ONCE)
+    return torch.cat([model.encode(part.to(device)).cpu() for part in parts]).numpy()
+
+
+# ---------------------------------------------------------------- collisions
+
+
+def read_previous(path: Path, levels: int) -> dict[str, tuple[int, ...]]:
+    """Item id -> all codes of an earlier export, the last one included."""
+    columns = ["parent_asin", *(f"semantic_id_{level}" for level in range(levels + 1))]
+    if not path.is_file():
+        raise InputError(f"--previous {path}: no such file")
+    try:
+        table = pq.read_table(path, columns=columns)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"--previous {path}: not an export with {levels} levels ({reason})") from None
+    rows = zip(*(table.column(name).to_pylist() for name in columns), strict=True)
+    return {str(item): codes for item, *codes in rows}
+
+
+def resolve_collisions(
+    ids: list[str], codes: np.ndarray, num_codes: int, previous: dict[str, tuple[int, ...]]
+) -> np.ndarray:
+    """The last code of each item (N): its place among the items of the same codes, ordered by item id.
+
+    Codes that `previous` gave to the same item with the same codes stay; the others take what is free,
+    from the highest given one on, so that a code is never given to two items over time.
+    """
+    groups = pack(torch.from_numpy(codes), num_codes).numpy()
+    kept = np.full(len(ids), -1)
+    for row, item in enumerate(ids):
+        was = previous.get(item)
+        if was is not None and list(was[:-1]) == codes[row].tolist():
+            kept[row] = was[-1]
+    highest: dict[int, int] = {}  # also of items that are gone
+    for *was, last in previous.values():
+        group = int(pack(torch.tensor([was]), num_codes))
+        highest[group] = max(highest.get(group, -1), last)
+    last = kept.copy()
+    for row in sorted(np.flatnonzero(kept < 0).tolist(), key=lambda row: ids[row]):
+        group = int(groups[row])
+        last[row] = highest[group] = highest.get(group, -1) + 1
+    return last
+
+
+# ---------------------------------------------------------------- output
+
+
+def tokens_of(codes: list[int], num_codes: int) -> str:
+    """Every level has tokens of its own: code c of level l is number l * num_codes + c."""
+    inner = "".join(f"<|sid_{level * num_codes + code}|>" for level, code in enumerate(codes))
+    return f"<|sid_start|>{inner}<|sid_end|>"
+
+
+def write_exports(
+    args: argparse.Namespace, ids: list[str], codes: np.ndarray, model: RQVAE, num_codes: int
+) -> None:
+    columns: dict[str, Any] = {"parent_asin": ids}
+    columns |= {f"semantic_id_{level}": column.astype(np.int32) for level, column in enumerate(codes.T)}
+    rows = codes.tolist()
+    columns["semantic_id"] = ["-".join(map(str, row)) for row in rows]
+    columns["tokens"] = [tokens_of(row, num_codes) for row in rows]
+    with replacing(args.output) as file:
+        pq.write_table(pa.table(columns), file, compression="zstd")
+    with replacing(args.output.with_suffix(".json")) as file:
+        file.write(json.dumps(dict(zip(ids, columns["semantic_id"], strict=True)), indent=0).encode())
+    with replacing(args.output.with_suffix(".codebooks.npz")) as file:
+        books = {
+            f"level_{n}": each.codebook.detach().cpu().numpy() for n, each in enumerate(model.quantizers)
+        }
+        np.savez(file, **books)
+    PrefixTrie.build(codes).save(args.output.with_suffix(".trie.npz"))
+
+
+def main() -> None:
+    args = parse_args()
+    device = pick_device(args.device)
+    model, config = load_rqvae(args.checkpoint, device)
+    items = EmbeddingDataset.from_parquet(args.embeddings, config.item_embedding_dim)
+    previous = read_previous(args.previous, config.codebook_quantization_levels) if args.previous else {}
+
+    # Codes
+    codes = encode_items(model, items.vectors, device)
+    last = resolve_collisions(items.ids, codes, config.codebook_size, previous)
+    room = args.collision_size or config.codebook_size
+    if last.max() >= room:
+        worst = items.ids[int(last.argmax())]
+        raise InputError(
+            f"{args.embeddings}: {int(last.max()) + 1} items share the codes of {worst}, with room for "
+            f"{room}; train longer, or give --collision_size"
+        )
+    whole = np.column_stack((codes, last))
+
+    # Files
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    write_exports(args, items.ids, whole, model, config.codebook_size)
+    distinct = len(np.unique(codes, axis=0))
+    changed = sum(
+        item in previous and list(previous[item]) != row
+        for item, row in zip(items.ids, whole.tolist(), strict=True)
+    )
+    share = distinct / len(items.ids)
+    print(
+        f"{args.output}: {len(items.ids):,} items, {distinct:,} distinct codes ({share:.2%}), "
+        f"largest group {int(last.max()) + 1}"
+        + (f", {changed:,} changed since --previous" if previous else "")
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

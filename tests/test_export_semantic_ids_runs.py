@@ -1,0 +1,156 @@
+"""export_semantic_ids.py: one ID an item whatever the order of rows, IDs that stay, and the prefix tree."""
+
+import itertools
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import assert_refused, run_main, run_script
+from test_train_rqvae_runs import SCRIPT, SMALL, clusters, write_embeddings
+
+from semantic_ids import export_semantic_ids
+from semantic_ids.export_semantic_ids import load_rqvae, resolve_collisions
+from semantic_ids.prefix_trie import PrefixTrie
+
+CODES = np.array([[1, 2], [1, 2], [0, 1], [1, 2], [0, 1]])
+IDS = ["c", "a", "e", "b", "d"]
+
+
+def test_last_codes_follow_item_ids_not_rows():
+    expected = dict(zip(IDS, resolve_collisions(IDS, CODES, 4, {}), strict=True))
+    assert expected == {"a": 0, "b": 1, "c": 2, "d": 0, "e": 1}
+    for order in itertools.permutations(range(5)):
+        found = resolve_collisions([IDS[i] for i in order], CODES[list(order)], 4, {})
+        assert {IDS[i]: last for i, last in zip(order, found, strict=True)} == expected
+
+
+def test_given_codes_stay_and_are_never_given_again():
+    previous = {"b": (1, 2, 0), "gone": (1, 2, 3), "d": (3, 3, 0)}  # d had other codes
+    found = dict(zip(IDS, resolve_collisions(IDS, CODES, 4, previous), strict=True))
+    assert found == {"b": 0, "a": 4, "c": 5, "d": 0, "e": 1}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_tree_holds_exactly_the_ids(seed):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(5, size=(60, 3))
+    trie = PrefixTrie.build(codes)
+    rows = set(map(tuple, codes.tolist()))
+    for depth in range(4):
+        for prefix in itertools.product(range(5), repeat=depth):
+            following = {row[depth] for row in rows if row[:depth] == prefix} if depth < 3 else set()
+            assert trie.allowed(prefix).tolist() == sorted(following)
+
+
+def test_the_tree_survives_its_file(tmp_path):
+    trie = PrefixTrie.build(CODES)
+    trie.save(tmp_path / "trie.npz")
+    again = PrefixTrie.load(tmp_path / "trie.npz")
+    assert (again.first_child == trie.first_child).all() and (again.code == trie.code).all()
+
+
+def test_generation_can_only_end_in_an_item():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    rng = np.random.default_rng(0)
+    codes = rng.integers(8, size=(30, 3))
+    trie, offsets, start, end = PrefixTrie.build(codes), [0, 8, 16], 24, 25
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=26, n_positions=32, n_embd=16, n_layer=1, n_head=2, pad_token_id=end)
+    model = GPT2LMHeadModel(config).eval()
+    prompt = torch.tensor([[3, 9, start], [20, 1, start]])
+    allow = trie.allowed_tokens(start, offsets, end)
+    settings = dict(max_new_tokens=4, num_beams=6, num_return_sequences=6, eos_token_id=end, pad_token_id=end)
+    found = model.generate(prompt, prefix_allowed_tokens_fn=allow, do_sample=False, **settings)
+    rows = set(map(tuple, codes.tolist()))
+    written = {tuple((row[3:6] - torch.tensor(offsets)).tolist()) for row in found}
+    assert written <= rows and len(written) > 3 and (found[:, 6] == end).all()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A trained model with the embeddings of 500 of its 600 items, and of all."""
+    folder = tmp_path_factory.mktemp("trained")
+    vectors = clusters()
+    some = write_embeddings(folder / "some.parquet", vectors[:500])
+    everything = write_embeddings(folder / "all.parquet", vectors)
+    flags = [*SMALL.split(), "--embeddings_path", everything, "--checkpoint_dir", folder / "rqvae"]
+    result = run_script(SCRIPT, *flags, "--num_epochs", 20)
+    assert result.returncode == 0, result.stderr
+    return folder / "rqvae/best_model.pth", some, everything
+
+
+def export(trained, embeddings, output, *flags):
+    fixed = "--checkpoint", trained[0], "--embeddings", embeddings, "--output", output, "--device", "cpu"
+    room = [] if "--collision_size" in flags else ["--collision_size", 64]  # 16 codes a level are few
+    return run_main(export_semantic_ids.main, *fixed, *room, *flags)
+
+
+def ids_of(path):
+    table = pq.read_table(path)
+    return dict(
+        zip(table.column("parent_asin").to_pylist(), table.column("semantic_id").to_pylist(), strict=True)
+    )
+
+
+def test_every_item_one_id_and_every_id_one_item(trained, tmp_path):
+    output = tmp_path / "ids.parquet"
+    result = export(trained, trained[2], output)
+    assert result.returncode == 0, result.stderr
+    found = ids_of(output)
+    assert len(found) == 600 and len(set(found.values())) == 600
+    assert json.loads((tmp_path / "ids.json").read_text()) == found
+    row = pq.read_table(output).slice(7, 1).to_pylist()[0]
+    codes = [row[f"semantic_id_{level}"] for level in range(4)]
+    assert row["semantic_id"] == "-".join(map(str, codes))
+    inner = "".join(f"<|sid_{16 * level + code}|>" for level, code in enumerate(codes))
+    assert row["tokens"] == f"<|sid_start|>{inner}<|sid_end|>"
+    model, config = load_rqvae(trained[0], torch.device("cpu"))
+    assert config.codebook_size == 16
+    vector = torch.tensor(pq.read_table(trained[2]).column("embedding")[7].as_py())
+    assert model.encode(vector[None])[0].tolist() == codes[:3]
+    with np.load(tmp_path / "ids.codebooks.npz") as books:
+        assert (books["level_0"] == model.quantizers[0].codebook.detach().numpy()).all()
+    trie = PrefixTrie.load(tmp_path / "ids.trie.npz")
+    assert (
+        trie.node(codes) is not None and len(trie.code) - np.count_nonzero(np.diff(trie.first_child)) == 600
+    )
+
+
+def test_ids_stay_when_items_are_added_or_sorted_anew(trained, tmp_path):
+    first, second, sorted_anew = (tmp_path / f"{name}.parquet" for name in ("first", "second", "third"))
+    assert export(trained, trained[1], first).returncode == 0
+    result = export(trained, trained[2], second, "--previous", first)
+    assert result.returncode == 0 and "0 changed" in result.stdout, result.stderr
+    before, after = ids_of(first), ids_of(second)
+    assert all(after[item] == code for item, code in before.items())
+    assert len(set(after.values())) == 600
+    table = pq.read_table(trained[1])
+    pq.write_table(
+        table.take(np.random.default_rng(0).permutation(len(table))), tmp_path / "shuffled.parquet"
+    )
+    assert export(trained, tmp_path / "shuffled.parquet", sorted_anew).returncode == 0
+    assert ids_of(sorted_anew) == before
+
+
+def test_bad_input_is_named(trained, tmp_path):
+    output = tmp_path / "ids.parquet"
+    assert_refused(export(trained, tmp_path / "none.parquet", output), "no such file")
+    assert_refused(
+        export(trained, trained[2], output, "--collision_size", 1), "share the codes", "room for 1"
+    )
+    assert_refused(
+        export(trained, trained[2], output, "--previous", trained[2]), "not an export with 3 levels"
+    )
+    wide = write_embeddings(tmp_path / "wide.parquet", clusters(50, 20))
+    assert_refused(export(trained, wide, output), "embeddings have 20 numbers")
+    broken = tmp_path / "broken.pth"
+    content = trained[0].read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"x" * 1000):
+        broken.write_bytes(damaged)
+        assert_refused(export((broken,), trained[2], output), "broken.pth")
+    torch.save({"progress": {"config": {"codebook_size": 7}}, "model": {}}, broken)
+    assert_refused(export((broken,), trained[2], output), "not a whole checkpoint")
+    assert not output.exists()
