@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
 from category_classification.evaluation import to_device
-from category_classification.lspc import BucketedBatches, Split, evaluation_batches
+from category_classification.lspc import Split, TrainingBatches, evaluation_batches
 from category_classification.row_adamw import RowAdamW
 from category_classification.token_layout import PaddedTokens
 from category_classification.training_flags import positive
@@ -112,7 +112,7 @@ class Ours:
         adamw = RowAdamW if args.embedding_update == "rows" else torch.optim.AdamW
         self.optimizer = adamw(self.model.parameters(), lr=2e-4, fused=True)
         self.scaler = make_grad_scaler(self.device, True)
-        self.loader, self.epoch = BucketedBatches(split, BATCH, 0, World()), 0
+        self.loader, self.epoch = TrainingBatches(split, BATCH, 0, World()), 0
 
     def train(self) -> float:
         self.model.train()

@@ -1,7 +1,7 @@
 """What lifts minority languages: which rows an epoch shows, how much each counts, and what holds the rest.
 
     plan = plan_languages(args, model, train, vocab_size, device)     # training_flags.add_language_args
-    loader = BucketedBatches(..., rows=plan.rows)
+    loader = TrainingBatches(..., rows=plan.rows)
     loss = classification_loss(..., plan.weights_of(batch)) + plan.anchor(logits, batch)
 
 All of it is a function of (flags, seed, epoch), so that a resumed run goes on exactly.
@@ -97,7 +97,7 @@ class ClusterPairs:
 class LanguagePlan:
     """What the language flags ask for. L languages, B rows of a batch."""
 
-    rows: Any = None  # the epoch's rows, for BucketedBatches; None = each once
+    rows: Any = None  # the epoch's rows, for TrainingBatches; None = each once
     weights: Tensor | None = None  # (L) of the classification loss; None = all 1
     anchored: Tensor | None = None  # (L) True where the teacher holds the model
     teacher: nn.Module | None = None

@@ -1,4 +1,4 @@
-"""A prepared dataset as token ids on disk, and batches of texts of similar length.
+"""A prepared dataset as token ids on disk, and batches of it.
 
 `load_splits` tokenizes each split once into `<data>/.tokens-<key>/` (uint32 ids one after the other, int64
 offsets) and maps the files, so that memory does not grow with the corpus. The order of batches is a
@@ -23,7 +23,6 @@ from torch import Tensor
 from training_utils import InputError, World, write_json
 
 UNKNOWN_LANGUAGE = "und"
-WINDOW_BATCHES = 200  # sorted by length together; large, because length goes with language and class
 TOKENIZE_ROWS = 10_000
 
 
@@ -117,12 +116,14 @@ class EachRow:
         return generator.permutation(self.count)[:, None]
 
 
-class BucketedBatches:
-    """Training batches of similar lengths, in an order given by (seed, epoch).
+class TrainingBatches:
+    """Training batches in an order given by (seed, epoch).
 
     `rows` draws an epoch's rows, (N, 1), or (N, 2) for pairs that share a batch; its length is N. They are
-    sorted by length inside windows of 200 global batches, cut into batches, and the batches shuffled. A
-    global batch holds `batch_size` rows for each rank; the epoch's last one may be shorter.
+    sorted by length inside windows of `length_window` global batches, cut into batches, and the batches
+    shuffled: 1 leaves batches random. Large windows save padding, but length goes with class and language,
+    and a batch of one kind is a worse step (EXPERIMENTS.md, 2026-11-21). A global batch holds `batch_size`
+    rows for each rank; the epoch's last one may be shorter.
     """
 
     def __init__(
@@ -133,7 +134,9 @@ class BucketedBatches:
         world: World,
         token_dropout: float = 0.0,
         rows: Any = None,
+        length_window: int = 1,
     ) -> None:
+        self.length_window = length_window
         self.split, self.seed, self.world, self.token_dropout = split, seed, world, token_dropout
         self.global_batch, self.rows = batch_size * world.size, rows or EachRow(len(split))
         self.units = max(1, self.global_batch // self.rows.width)  # of a batch: rows, or pairs
@@ -146,7 +149,7 @@ class BucketedBatches:
         generator = np.random.Generator(np.random.PCG64([self.seed, epoch]))
         rows = self.rows(generator)
         lengths = self.split.lengths[rows].max(1)
-        window, batches = WINDOW_BATCHES * self.units, []
+        window, batches = self.length_window * self.units, []
         for start in range(0, len(rows), window):
             block = np.argsort(lengths[start : start + window], kind="stable") + start
             batches += [rows[block[i : i + self.units]].ravel() for i in range(0, len(block), self.units)]
@@ -160,6 +163,7 @@ class BucketedBatches:
         rank, size = self.world.rank, self.world.size
         for number, rows in enumerate(self.order(epoch)[start:], start):
             own = rows[rank::size]
+            own = own[np.argsort(self.split.lengths[own], kind="stable")]  # for attention in groups of rows
             generator = np.random.Generator(np.random.PCG64([self.seed, epoch, number, rank]))
             batch = self.split.batch(own if len(own) else rows[:1], self.token_dropout, generator)
             yield {**batch, "weight": len(own), "global_rows": len(rows)}

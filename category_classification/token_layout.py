@@ -1,14 +1,15 @@
 """How a batch of texts lies in memory while the encoder works on it.
 
-`PaddedTokens` keeps (B, T) rows and masks the padding; `PackedTokens` lays all real tokens in one line of N
-and needs no mask, but CUDA's variable-length attention. Both answer the same six questions, so a block
-never asks which one it has.
+`PaddedTokens` keeps (B, T) rows and masks the padding; `PackedTokens` lays all real tokens in one line of N,
+so that no layer but attention sees padding: that is CUDA's variable-length kernel, or unpacks for itself.
+Both answer the same six questions, so a block never asks which one it has.
 
 Letters: B texts, T tokens of the longest, N real tokens in all, H query heads, K key-value heads, D head
 width.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ except ImportError:  # an older or a CPU-only build
 LONGEST_FP32_ATTENTION = (
     64  # tokens; on a CPU, bfloat16 SDPA's backward is 3-4x slower than float32's up to here
 )
+
+GROUP_ROWS = 16
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
@@ -81,11 +84,41 @@ class PaddedTokens:
         return (at_least_fp32(x) * mask).sum(1) / mask.sum(1).clamp(min=1)
 
 
+class RowGroup:
+    """Some rows of a packed batch, padded to their own longest for attention."""
+
+    def __init__(self, mask: Tensor, start: int) -> None:
+        longest = int(mask.sum(1).max())
+        mask = mask[:, :longest]
+        self.padded, self.shape = PaddedTokens(mask), mask.shape
+        self.kept = mask.flatten().nonzero().squeeze(1)  # (n)
+        self.own = slice(start, start + len(self.kept))  # of the packed line
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(N, H, D), (N, K, D) x2 -> (n, H, D), of this group's tokens."""
+        q, k, v = (self._unpack(x[self.own]) for x in (q, k, v))
+        return self.padded.attend(q, k, v).flatten(0, 1)[self.kept]
+
+    def _unpack(self, x: Tensor) -> Tensor:
+        """(n, ...) -> (rows, T, ...), zero where there is no token."""
+        rows = x.new_zeros(self.shape.numel(), *x.shape[1:]).index_copy(0, self.kept, x)
+        return rows.unflatten(0, self.shape)
+
+
+def row_groups(mask: Tensor) -> Iterator[RowGroup]:
+    """Rows of a batch in runs of 16: where they are sorted by length, each run has little padding."""
+    start = 0
+    for rows in mask.split(GROUP_ROWS):
+        yield RowGroup(rows, start)
+        start += int(rows.sum())
+
+
 class PackedTokens:
-    """Real tokens only, one text after the other (CUDA)."""
+    """Real tokens only, one text after the other."""
 
     def __init__(self, mask: Tensor) -> None:
         mask = mask.bool()
+        self.groups = [] if mask.is_cuda else list(row_groups(mask))
         self.num_rows, self.longest = mask.shape
         self.kept = mask.flatten().nonzero().squeeze(1)  # (N)
         self.lengths = mask.sum(1)  # (B)
@@ -101,6 +134,8 @@ class PackedTokens:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(N, H, D), (N, K, D) x2 -> (N, H, D)."""
+        if self.groups:
+            return torch.cat([group.attend(q, k, v) for group in self.groups])
         q, k = q.to(v.dtype), k.to(v.dtype)
         return varlen_attn(
             q, k, v, self.boundaries, self.boundaries, self.longest, self.longest, enable_gqa=True
@@ -113,6 +148,10 @@ class PackedTokens:
 
 
 def lay_out(mask: Tensor) -> PaddedTokens | PackedTokens:
-    """Packed where variable-length attention runs: CUDA under fp16 or bf16 autocast."""
-    half = torch.is_autocast_enabled("cuda") and mask.is_cuda
-    return PackedTokens(mask) if half and varlen_attn is not None else PaddedTokens(mask)
+    """Packed under CUDA's fp16 or bf16 autocast, and on a CPU where a tenth of the batch would be padding."""
+    if mask.is_cuda:
+        half = torch.is_autocast_enabled("cuda") and varlen_attn is not None
+        return PackedTokens(mask) if half else PaddedTokens(mask)
+    if mask.device.type == "cpu" and not torch.compiler.is_exporting():
+        return PackedTokens(mask) if mask.sum() < 0.9 * mask.numel() else PaddedTokens(mask)
+    return PaddedTokens(mask)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from category_classification.evaluation import Evaluation, evaluate, score, to_device
-from category_classification.lspc import BucketedBatches, Split
+from category_classification.lspc import Split, TrainingBatches
 from category_classification.metrics import add_language_bias, fit_language_bias, fit_temperature
 from category_classification.row_adamw import RowAdamW
 from training_utils import (
@@ -45,7 +45,8 @@ ComputeLoss = Callable[[nn.Module, dict[str, Any], argparse.Namespace], tuple[Te
 EXACT_SETTINGS = (
     "batch_size grad_accum seed seq_len lr weight_decay max_grad_norm lr_schedule lr_warmup_steps "
     "lr_min_scale amp amp_dtype embedding_update embedding_dropout token_dropout max_drop_path "
-    "classifier_dropout train_split max_rows label_smoothing focal_gamma contrastive_weight contrastive_temp "
+    "classifier_dropout train_split max_rows length_window label_smoothing focal_gamma "
+    "contrastive_weight contrastive_temp "
     "contrastive_positives language_alpha language_weights finetune_languages kl_teacher kl_weight"
 ).split()
 
@@ -58,7 +59,7 @@ class Run:
     world: World
     device: torch.device
     model: nn.Module
-    loader: BucketedBatches
+    loader: TrainingBatches
     progress: dict[str, Any]
     log: RunLog | None = None
     stop: StopSignal = field(default_factory=StopSignal)
@@ -120,7 +121,9 @@ def start_run(
         raise InputError(
             f"--out {out}: already holds a run; add --resume auto to go on, or name another folder"
         )
-    loader = BucketedBatches(train, args.batch_size, args.seed, world, args.token_dropout, rows)
+    loader = TrainingBatches(
+        train, args.batch_size, args.seed, world, args.token_dropout, rows, args.length_window
+    )
     progress = {
         **info,
         "epoch": 0,

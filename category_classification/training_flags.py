@@ -37,6 +37,12 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
         "--embedding_update", choices=("dense", "rows"), default="dense", help="rows: see row_adamw.py"
     )
     optim.add_argument(
+        "--length_window",
+        type=positive,
+        default=1,
+        help="batches sorted by length together (1 = random rows)",
+    )
+    optim.add_argument(
         "--embedding_dropout", type=rate, default=0.0, help="on features of the token embeddings"
     )
     optim.add_argument(

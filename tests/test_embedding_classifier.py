@@ -16,7 +16,7 @@ from category_classification.embedding_classifier import (
     drop_path,
     rotate,
 )
-from category_classification.token_layout import LONGEST_FP32_ATTENTION, PackedTokens, PaddedTokens
+from category_classification.token_layout import LONGEST_FP32_ATTENTION, PackedTokens, PaddedTokens, lay_out
 
 SMALL = EncoderConfig(
     vocab_size=50, hidden_size=48, num_layers=3, num_attention_heads=6, num_key_value_heads=2, gamma_init=0.5
@@ -170,6 +170,7 @@ def test_packed_layout_agrees_with_the_padded_one(monkeypatch):
         return torch.cat(parts)
 
     monkeypatch.setattr("category_classification.token_layout.varlen_attn", varlen)
+    monkeypatch.setattr("category_classification.token_layout.row_groups", lambda mask: [])
     torch.manual_seed(0)
     model = EmbeddingClassifier(SMALL, 3).eval()
     ids, mask = ids_and_mask()
@@ -179,6 +180,33 @@ def test_packed_layout_agrees_with_the_padded_one(monkeypatch):
     packed = PackedTokens(mask)
     factors = packed.per_row(torch.arange(4.0)).squeeze(1)
     assert factors.tolist() == [float(i) for i in range(4) for _ in range(int(mask[i].sum()))]
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_packing_on_a_cpu_gives_the_padded_answers_and_gradients(monkeypatch, ordered):
+    """37 texts, so that the last group of rows is short; in float64."""
+    torch.manual_seed(0)
+    model = EmbeddingClassifier(SMALL, 3).double().eval()
+    lengths = torch.randint(1, 40, (37,))
+    lengths = lengths.sort().values if ordered else lengths
+    mask = torch.arange(40) < lengths[:, None]
+    ids = torch.randint(SMALL.vocab_size, mask.shape)
+    found = {}
+    for layout in (PaddedTokens, PackedTokens):
+        monkeypatch.setattr("category_classification.embedding_classifier.lay_out", layout)
+        model.zero_grad()
+        logits = model(ids, mask)
+        logits.logsumexp(1).sum().backward()
+        found[layout] = [logits, *(p.grad.clone() for p in model.parameters())]
+    for padded, packed in zip(*found.values(), strict=True):
+        torch.testing.assert_close(packed, padded, atol=1e-9, rtol=1e-9)
+
+
+def test_a_cpu_packs_where_padding_would_be_a_tenth():
+    mask = torch.ones(4, 10)
+    assert isinstance(lay_out(mask), PaddedTokens)
+    mask[0, 4:] = 0
+    assert isinstance(lay_out(mask), PackedTokens)
 
 
 def test_drop_path_drops_whole_texts_and_keeps_the_mean():

@@ -15,7 +15,7 @@ from category_classification.languages import (
     TunedRows,
     plan_languages,
 )
-from category_classification.lspc import BucketedBatches, Split
+from category_classification.lspc import Split, TrainingBatches
 from training_utils import InputError, World
 
 LANGUAGES = np.repeat([0, 1, 2], [8000, 900, 100])
@@ -83,13 +83,13 @@ def make_split(languages, seed=0):
 def test_pairs_stay_in_one_batch_and_ranks_share_it():
     split = make_split(LANGUAGES[::9])
     pairs = ClusterPairs(split.clusters, split.languages)
-    batches = BucketedBatches(split, 16, 0, World(), rows=pairs)
+    batches = TrainingBatches(split, 16, 0, World(), rows=pairs)
     order = batches.order(3)
     assert len(order) == len(batches) and set(map(len, order[:-1])) <= {16, *map(len, order)}
     together = {frozenset(pair) for rows in order for pair in rows.reshape(-1, 2)}
     expected = pairs(np.random.Generator(np.random.PCG64([0, 3])))
     assert together == {frozenset(pair) for pair in expected}
-    shares = [BucketedBatches(split, 8, 0, World(rank, 2), rows=pairs) for rank in range(2)]
+    shares = [TrainingBatches(split, 8, 0, World(rank, 2), rows=pairs) for rank in range(2)]
     for whole, one, two in zip(order, *(loader.epoch(3) for loader in shares), strict=True):
         assert sorted(whole) == sorted([*one["rows"].tolist(), *two["rows"].tolist()])
 

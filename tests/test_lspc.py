@@ -12,8 +12,8 @@ from conftest import make_dataset
 
 from category_classification import lspc
 from category_classification.lspc import (
-    BucketedBatches,
     Split,
+    TrainingBatches,
     evaluation_batches,
     load_tokenizer,
 )
@@ -136,7 +136,7 @@ def test_two_runs_may_make_the_cache_at_once(tmp_path, tokenizer):
 
 @pytest.mark.parametrize("rows", [1, 63, 64, 1000, 7001])
 def test_an_epoch_holds_every_row_once(rows):
-    loader = BucketedBatches(fake_split(rows), 64, seed=1, world=World())
+    loader = TrainingBatches(fake_split(rows), 64, seed=1, world=World())
     order = loader.order(3)
     assert sorted(np.concatenate(order).tolist()) == list(range(rows))
     assert len(order) == len(loader)
@@ -147,7 +147,7 @@ def test_order_is_a_function_of_seed_and_epoch():
     split = fake_split(3000)
 
     def flat(seed, epoch):
-        return np.concatenate(BucketedBatches(split, 32, seed, World()).order(epoch)).tolist()
+        return np.concatenate(TrainingBatches(split, 32, seed, World()).order(epoch)).tolist()
 
     np.random.seed(5)
     first = flat(1, 0)
@@ -157,30 +157,33 @@ def test_order_is_a_function_of_seed_and_epoch():
 
 
 def test_skipping_by_index_continues_exactly():
-    loader = BucketedBatches(fake_split(2000), 32, 0, World())
+    loader = TrainingBatches(fake_split(2000), 32, 0, World())
     whole = [b["rows"].tolist() for b in loader.epoch(2)]
     assert [b["rows"].tolist() for b in loader.epoch(2, start=23)] == whole[23:]
 
 
 @pytest.mark.parametrize("mean", [3.0, 4.7])  # titles; titles with descriptions
-def test_padding_waste_is_at_most_three_percent(mean):
+def test_padding_waste_in_a_large_window_is_at_most_three_percent(mean):
     split = fake_split(60_000, mean=mean)
-    loader = BucketedBatches(split, 64, 0, World())
+    loader = TrainingBatches(split, 64, 0, World(), length_window=200)
     padded = sum(len(rows) * split.lengths[rows].max() for rows in loader.order(0))
     assert padded / split.offsets[-1] <= 1.03
 
 
 def test_batches_are_shuffled_across_lengths():
     split = fake_split(20_000)
-    means = [split.lengths[rows].mean() for rows in BucketedBatches(split, 64, 0, World()).order(0)]
+    means = [
+        split.lengths[rows].mean()
+        for rows in TrainingBatches(split, 64, 0, World(), length_window=200).order(0)
+    ]
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.15
 
 
 @pytest.mark.parametrize("rows", [1000, 1025, 641])
 def test_ranks_share_each_batch_without_overlap(rows):
     split = fake_split(rows)
-    one = BucketedBatches(split, 64, 7, World())
-    ranks = [BucketedBatches(split, 32, 7, World(rank, 2)) for rank in range(2)]
+    one = TrainingBatches(split, 64, 7, World())
+    ranks = [TrainingBatches(split, 32, 7, World(rank, 2)) for rank in range(2)]
     for whole, *shares in zip(one.epoch(0), *(r.epoch(0) for r in ranks), strict=True):
         own = [s["rows"].tolist() if s["weight"] else [] for s in shares]
         assert sorted(sum(own, [])) == sorted(whole["rows"].tolist())
