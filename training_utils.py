@@ -443,15 +443,6 @@ class RunLog:
             named = {name if "/" in name else f"{split}/{name}": value for name, value in values.items()}
             self._wandb.log(named, step=step)
 
-    def upload(self, name: str, path: Path, metadata: dict[str, Any]) -> None:
-        """With `wandb`: the file as a model artifact."""
-        if self.is_main and self._wandb:
-            import wandb as wandb_module
-
-            artifact = wandb_module.Artifact(name, type="model", metadata=metadata)
-            artifact.add_file(str(path))
-            self._wandb.log_artifact(artifact)
-
     def finish(self, summary: dict[str, Any]) -> None:
         if not self.is_main:
             return

@@ -119,6 +119,8 @@ def plan_languages(
     args: argparse.Namespace, model: nn.Module, train: Split, vocab_size: int, device: torch.device
 ) -> LanguagePlan:
     """Checks the language flags against the data, and loads `--init` into the model."""
+    if args.finetune_languages and args.language_alpha != 1:
+        raise InputError("--finetune_languages, --language_alpha: both choose the rows; give one of them")
     names = train.language_names
     present = [names[code] for code in np.unique(train.languages)]
     plan = LanguagePlan(kl_weight=args.kl_weight)
@@ -127,7 +129,8 @@ def plan_languages(
         plan.teacher.requires_grad_(False)
         plan.anchored = torch.ones(len(names), dtype=torch.bool, device=device)
     if args.init or (args.finetune_languages and args.kl_teacher):
-        _start_from(args.init or args.kl_teacher, model, train, vocab_size, device)
+        flag, path = ("--init", args.init) if args.init else ("--kl_teacher", args.kl_teacher)
+        _start_from(path, flag, model, train, vocab_size, device)
     elif args.finetune_languages and not args.resume:
         raise InputError("--finetune_languages: name the model to tune with --init or --kl_teacher")
     weights = np.ones(len(names))
@@ -180,12 +183,14 @@ def _load(path: str, flag: str, train: Split, vocab_size: int, device: torch.dev
     return found.model
 
 
-def _start_from(path: str, model: nn.Module, train: Split, vocab_size: int, device: torch.device) -> None:
-    stored = _load(path, "--init", train, vocab_size, device).state_dict()
+def _start_from(
+    path: str, flag: str, model: nn.Module, train: Split, vocab_size: int, device: torch.device
+) -> None:
+    stored = _load(path, flag, train, vocab_size, device).state_dict()
     try:
         model.load_state_dict(stored)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(
-            f"--init {path}: does not fit this model ({reason}); give its --classifier flags"
+            f"{flag} {path}: does not fit this model ({reason}); give its --classifier flags"
         ) from None

@@ -29,7 +29,7 @@ from category_classification.training_flags import (
     positive,
     positive_float,
 )
-from training_utils import World, init_distributed, pick_device, run_script, seed_everything
+from training_utils import InputError, World, init_distributed, pick_device, run_script, seed_everything
 
 
 def parse_args() -> argparse.Namespace:
@@ -82,7 +82,11 @@ def main() -> None:
     )
     model.encoder.silence_unseen(torch.from_numpy(train.seen))
     plan = plan_languages(args, model, train, len(tokenizer), device)
-    if args.contrastive_positives == "cluster" and plan.rows is None:
+    if args.contrastive_positives == "cluster":
+        if plan.rows is not None:
+            raise InputError(
+                "--contrastive_positives cluster: chooses the rows itself, as the language flags do"
+            )
         plan.rows = ClusterPairs(train.clusters, train.languages)
     settings = {
         "config": asdict(config),

@@ -71,7 +71,7 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--amp_dtype", choices=("auto", "float16", "bfloat16"), default="auto")
     run.add_argument("--compile", action="store_true", help="compile the encoder's blocks")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    run.add_argument("--seed", type=not_negative, default=42)
+    run.add_argument("--seed", type=seed, default=42)
     run.add_argument("--wandb", action="store_true", help="mirror the records to Weights & Biases")
     run.add_argument(
         "--lang_min_samples", type=not_negative, default=1000, help="rows a reported language needs"
@@ -126,6 +126,13 @@ def not_negative(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value
+
+
+def seed(text: str) -> int:
+    value = not_negative(text)
+    if value >= 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is more than 2^63 - 1")
     return value
 
 

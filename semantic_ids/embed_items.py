@@ -17,11 +17,11 @@ only new texts are embedded. Ranks share the batches.
 import argparse
 import hashlib
 import json
-import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pyarrow as pa
@@ -217,7 +217,7 @@ class VectorStore:
                 if vectors.shape != (len(hashes), self.dim) or not np.isfinite(vectors).all():
                     raise ValueError
             except Exception:
-                path.unlink()
+                path.unlink(missing_ok=True)  # another rank may have been quicker
                 continue
             found |= {text: (len(self.shards), row) for row, text in enumerate(hashes.tolist())}
             self.shards.append(vectors)
@@ -285,10 +285,16 @@ def write_output(args: argparse.Namespace, tokens: dict[str, np.ndarray], store:
         writer.close()
 
 
+def end_on_signal(number: int, _frame: FrameType | None) -> None:
+    """Leave through every `finally`, so that no half-written file stays."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
     args = parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):  # what is embedded stays in its shards
-        signal.signal(number, lambda number, _: os._exit(128 + number))
+        signal.signal(number, end_on_signal)
     world = init_distributed()
     device = pick_device(args.device, world.local_rank)
 

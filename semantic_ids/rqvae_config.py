@@ -95,15 +95,16 @@ class RQVAEConfig:
         ).split():
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: must be 1 or more")
-        for (
-            name
-        ) in "warmup_steps patience save_every_steps keep_last max_steps seed commitment_weight".split():
+        counts = "warmup_steps patience save_every_steps keep_last max_steps seed commitment_weight"
+        for name in counts.split():
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"--{name} {getattr(self, name)}: must not be below 0")
         if self.codebook_size < 2 or self.codebook_size**self.codebook_quantization_levels >= 2**63:
             raise InputError(
                 "--codebook_size, --codebook_quantization_levels: need 2 codes, and fewer than 2^63 IDs"
             )
+        if self.seed >= 2**31 - self.codebook_quantization_levels:
+            raise InputError(f"--seed {self.seed}: must be below 2^31, less the levels")
         if not self.encoder_hidden_dims or min(self.encoder_hidden_dims) < 1:
             raise InputError("--encoder_hidden_dims: one or more positive widths")
         if not 0 < self.min_lr <= self.max_lr < math.inf or not 0 <= self.warmup_start_lr <= self.max_lr:

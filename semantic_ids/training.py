@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
-from semantic_ids.id_metrics import code_counts, perplexity, unique_ids_proportion, usage
+from semantic_ids.id_metrics import code_counts, measure_items, unique_ids_proportion, usage
 from semantic_ids.report import plot_learning_curve
 from semantic_ids.rqvae import RQVAE, nearest_codes
 from semantic_ids.rqvae_config import HIGHER_IS_BETTER, RQVAEConfig
@@ -36,7 +35,6 @@ from training_utils import (
 
 KMEANS_ITEMS = 65_536  # at most, to start the codebooks from
 RESET_ITEMS = 4096  # drawn for a reset of unused codes
-EVALUATION_ITEMS = 16_384  # at once
 # A resume with another value of one of these is allowed, but is not the run that was stopped.
 EXACT_SETTINGS = (
     "batch_size gradient_accumulation_steps scheduler_type warmup_start_lr warmup_steps max_lr min_lr "
@@ -125,6 +123,7 @@ def start_run(
         "step": 0,
         "best": None,
         "stale_validations": 0,
+        "validated": 0,  # at this step
         "data_fingerprint": fingerprint,
         "world_size": world.size,
         "config": asdict(config),
@@ -150,7 +149,7 @@ def start_run(
 def _resume(run: Run, path: Path) -> None:
     now = dict(run.progress)
     stored = load_checkpoint(path, world=run.world, **run.parts)
-    counts = ("epoch", "batch", "step", "stale_validations", "total_steps", "world_size")
+    counts = ("epoch batch step stale_validations validated total_steps world_size").split()
     sound = all(type(stored.get(name)) is int and stored[name] >= 0 for name in counts)
     if not sound or not isinstance(stored.get("config"), dict) or "best" not in stored:
         raise InputError(f"{path}: does not say where its run was; use another checkpoint")
@@ -168,7 +167,8 @@ def _resume(run: Run, path: Path) -> None:
             f"resume: the schedule's {stored['total_steps']} steps become {run.total_steps}, from here on"
         )
     rows_done = stored["batch"] * stored["config"].get("batch_size", 1) * stored["world_size"]
-    run.progress.update({name: stored[name] for name in ("epoch", "step", "best", "stale_validations")})
+    kept = ("epoch", "step", "best", "stale_validations", "validated")
+    run.progress.update({name: stored[name] for name in kept})
     run.progress["batch"] = min(rows_done // run.global_batch, run.batches_per_epoch)
     for group in run.optimizer.param_groups:  # the schedule of this command rules
         group["lr"] = learning_rate(stored["step"], run.config, run.total_steps)
@@ -318,38 +318,11 @@ def log_step(
 # ---------------------------------------------------------------- validation and checkpoints
 
 
-@torch.no_grad()
-def evaluate(run: Run, items: Tensor, rows: Tensor) -> dict[str, Any]:
-    """Measures over all of the rows; every rank computes them all, and they agree."""
-    model, config = run.model, run.config
-    model.eval()
-    totals, cosine, residual, codes = 0.0, 0.0, 0.0, []
-    for part in rows.split(EVALUATION_ITEMS):
-        batch = items[part.to(run.device)]
-        output = model(batch)
-        totals += float(model.loss(output)[0]) * len(part)
-        cosine += float(F.cosine_similarity(model.unscale(output.decoded), batch).sum())
-        residual += float(output.residual_norm) * len(part)
-        codes.append(output.codes)
-    model.train()
-    codes = torch.cat(codes)
-    counts = code_counts(codes, config.codebook_size)
-    measures = {
-        "loss/validation": totals / len(rows),
-        "metrics/avg_residual_norm": residual / len(rows),
-        "metrics/reconstruction_cosine": cosine / len(rows),
-        "metrics/unique_ids_proportion": unique_ids_proportion(codes, config.codebook_size),
-    }
-    for level, (share, effective) in enumerate(zip(usage(counts), perplexity(counts), strict=True)):
-        measures[f"metrics/codebook_usage_level_{level}"] = share
-        measures[f"metrics/codebook_perplexity_level_{level}"] = effective
-    return measures
-
-
 def validate(run: Run, items: Tensor, rows: Tensor) -> None:
     """Measure, log, and keep best_model.pth if --best_metric improved."""
     progress, config = run.progress, run.config
-    measures = evaluate(run, items, rows)
+    progress["validated"] = progress["step"]
+    measures = measure_items(run.model, items, rows, config.codebook_size)
     run.log.log("validation", progress["step"], progress["epoch"] + 1, **measures)
     of = {"val_loss": "loss/validation"}.get(config.best_metric, f"metrics/{config.best_metric}")
     value, sign = measures[of], 1 if HIGHER_IS_BETTER[config.best_metric] else -1
@@ -383,12 +356,12 @@ def save_step(run: Run) -> None:
 def finish(run: Run, items: Tensor, validation_rows: Tensor) -> None:
     """final_model.pth (the last weights), measures of the best ones over all items, plots, the artifact."""
     out, progress = Path(run.config.checkpoint_dir), run.progress
-    if progress["step"] % run.config.steps_per_val_log or progress["best"] is None:
+    if progress["validated"] != progress["step"]:
         validate(run, items, validation_rows)
     save_checkpoint(out / "final_model.pth", progress, run.world, model=run.model)
     save_step(run)
     best = load_checkpoint(out / "best_model.pth", restore_rng=False, model=run.model)
-    measures = evaluate(run, items, torch.arange(len(items)))
+    measures = measure_items(run.model, items, torch.arange(len(items)), run.config.codebook_size)
     run.say(
         f"best model, step {best['step']}, all {len(items):,} items  "
         f"cosine {measures['metrics/reconstruction_cosine']:.4f}  "
@@ -412,7 +385,12 @@ def finish(run: Run, items: Tensor, validation_rows: Tensor) -> None:
         "codebook_size": config.codebook_size,
         "embedding_dim": config.codebook_embedding_dim,
     }
-    run.log.upload(f"rqvae-best-{config.category}", out / "best_model.pth", metadata)
+    if config.wandb:
+        import wandb
+
+        artifact = wandb.Artifact(f"rqvae-best-{config.category}", type="model", metadata=metadata)
+        artifact.add_file(str(out / "best_model.pth"))
+        wandb.log_artifact(artifact)
     run.log.finish(
         {
             "all_items": measures,

@@ -116,7 +116,7 @@ def test_resume_is_exact(base, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("ema", [[], ["--use_ema_vq"]])
 def test_ten_kills_change_nothing(base, tmp_path, ema):
-    flags = [*base, *ema, *"--num_epochs 60 --save_every_steps 1".split()]
+    flags = [*base, *ema, *"--num_epochs 120 --save_every_steps 1".split()]
     assert run_script(SCRIPT, *flags, "--checkpoint_dir", tmp_path / "whole").returncode == 0
     out, generator, kills = tmp_path / "killed", random.Random(0), 0
     command = [sys.executable, str(SCRIPT), *flags, "--checkpoint_dir", str(out), "--resume", "auto"]
@@ -128,7 +128,7 @@ def test_ten_kills_change_nothing(base, tmp_path, ema):
             start = set(out.glob("checkpoint_step_*"))
             while set(out.glob("checkpoint_step_*")) == start and process.poll() is None:
                 time.sleep(0.002)
-            time.sleep(generator.uniform(0, 0.1))
+            time.sleep(generator.uniform(0, 0.05))
             process.kill()
             kills += process.wait() == -signal.SIGKILL
         output = process.communicate()[0].decode()
@@ -187,7 +187,7 @@ def test_a_plateau_ends_the_run(base, tmp_path):
     flags = "--num_epochs 100000 --patience 3 --steps_per_val_log 5 --max_lr 1e-7 --min_lr 1e-8".split()
     result = run_script(SCRIPT, *base, "--checkpoint_dir", tmp_path / "out", *flags, timeout=120)
     assert result.returncode == 0, result.stderr[-2000:]
-    assert json.loads((tmp_path / "out/summary.json").read_text())["steps"] < 50_000
+    assert json.loads((tmp_path / "out/summary.json").read_text())["steps"] < 5_000
 
 
 def test_a_non_finite_loss_never_steps_and_ends_the_run(base, tmp_path):
@@ -242,6 +242,7 @@ def test_bad_flags_are_refused(base, tmp_path):
         "--codebook_size 1", "--batch_size 0", "--val_split 1", "--max_lr nan", "--min_lr 1", "--ema_decay 1",
         "--encoder_hidden_dims 0", "--encoder_hidden_dims x", "--scheduler_type step", "--best_metric none",
         "--codebook_size 65536 --codebook_quantization_levels 4", "--device cuda", "--resume none.pth",
+        "--seed 3000000000",
     ):  # fmt: skip
         result = run_script(SCRIPT, *base, "--checkpoint_dir", tmp_path / "out", *flags.split())
         assert_refused(result, "no such" if "resume" in flags else flags.split()[0].split("_")[0])
@@ -256,4 +257,6 @@ def test_wandb_offline_gets_the_records_and_the_artifact(base, tmp_path):
         SCRIPT, *base, *flags, env={"WANDB_MODE": "offline", "WANDB_SILENT": "true"}, cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    assert list(out.glob("wandb/offline-run-*/*.wandb"))
+    (record,) = out.glob("wandb/offline-run-*/*.wandb")
+    written = record.read_bytes()
+    assert b"rqvae-best-Video_Games" in written and b"metrics/codebook_usage_train_level_2" in written
