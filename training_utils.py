@@ -1,4 +1,4 @@
-"""What every training script shares: errors, seeds, AMP, schedules, checkpoints, ranks and the run log."""
+"""What every training script shares: errors, files, seeds, AMP, steps, ranks, checkpoints and the run log."""
 
 import ctypes
 import errno
@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import math
 import os
+import pickle
 import platform
 import random
 import signal
@@ -14,10 +15,10 @@ import sys
 import time
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,8 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-
-# errors and files
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 
 class InputError(Exception):
@@ -69,7 +69,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     A reader sees the old file or the whole new one, also after a crash or on a full disk.
     """
-    path = Path(path)
     aside = path.with_name(f".{path.name}.tmp")
     try:
         with open(aside, "wb") as file:
@@ -92,9 +91,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def write_json(path: Path, value: Any) -> None:
     with replacing(path) as file:
         file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-# seeds and devices
 
 
 def seed_everything(seed: int) -> None:
@@ -154,18 +150,10 @@ def make_grad_scaler(device: torch.device, enabled: bool, dtype: str = "auto") -
     return torch.amp.GradScaler("cuda", enabled=half)
 
 
-# steps and schedules
-
-
 def accumulate(loader: Iterable, steps: int) -> Iterator[list]:
     """Lists of `steps` micro-batches; the last, shorter list is a real step."""
-    group = []
-    for batch in loader:
-        group.append(batch)
-        if len(group) == steps:
-            yield group
-            group = []
-    if group:
+    batches = iter(loader)
+    while group := list(islice(batches, steps)):
         yield group
 
 
@@ -176,12 +164,9 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -
         if p.grad.is_sparse:
             p.grad = p.grad.coalesce()  # repeated rows must be summed before they are squared
     grads = [p.grad.values() if p.grad.is_sparse else p.grad for p in parameters]
-    if not grads:
-        return torch.zeros(())
     norm = nn.utils.get_total_norm(grads)
-    if max_norm:
-        scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_(grads, scale)
+    if max_norm and grads:
+        torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
 
 
@@ -189,7 +174,7 @@ def optimizer_step(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     parameters: Iterable[nn.Parameter],
-    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    scheduler: LRScheduler | None = None,
     max_grad_norm: float | None = None,
 ) -> tuple[float, bool]:
     """Unscale, clip, step, zero. Returns (gradient norm, stepped); a non-finite gradient never steps."""
@@ -213,24 +198,12 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: int, min_scale: flo
     return min_scale + (1 - min_scale) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def warmup_constant(step: int, warmup_steps: int, total_steps: int, min_scale: float = 0.0) -> float:
-    return min(1.0, (step + 1) / max(1, warmup_steps))
-
-
-LR_SCHEDULES = {"cosine": warmup_cosine, "constant": warmup_constant}
-
-
 def make_lr_scheduler(
     optimizer: torch.optim.Optimizer, kind: str, warmup_steps: int, total_steps: int, min_scale: float = 0.0
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """The factor is a function of the step: a resume with another `total_steps` follows the new curve."""
-    curve = LR_SCHEDULES[kind]
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: curve(step, warmup_steps, total_steps, min_scale)
-    )
-
-
-# ranks
+) -> LambdaLR:
+    """`kind`: cosine, constant. A resume with another `total_steps` follows the new curve."""
+    last = {"cosine": min_scale, "constant": 1.0}[kind]
+    return LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup_steps, total_steps, last))
 
 
 @dataclass(frozen=True)
@@ -261,15 +234,6 @@ class World:
             dist.all_gather_object(values, value)
         return values
 
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
-        """Rank 0 does the block's work while the others wait, then they find it done."""
-        if self.size > 1 and not self.is_main:
-            dist.barrier()
-        yield
-        if self.size > 1 and self.is_main:
-            dist.barrier()
-
 
 ALONE = World()
 
@@ -279,9 +243,6 @@ def init_distributed() -> World:
         return World()
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     return World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
-
-
-# checkpoints
 
 
 def save_checkpoint(path: Path, progress: dict[str, Any], world: World = ALONE, **parts: Any) -> None:
@@ -297,28 +258,20 @@ def save_checkpoint(path: Path, progress: dict[str, Any], world: World = ALONE, 
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
-def first_damage(path: Path) -> str | None:
-    """Where a zip's checksums fail to hold; `torch.load` does not compare them."""
-    if not zipfile.is_zipfile(path):
-        return None
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError, zlib.error) as error:
-        return str(error)
-
-
 def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     """A checkpoint's contents, on the CPU. Only tensors and plain values are built: no file can run code."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint file")
-    if not mmap and (damage := first_damage(path)):
-        raise InputError(f"{path}: checkpoint is damaged (at {damage}); use another one")
     try:
+        if not mmap:  # compare the checksums, which `torch.load` does not
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip():
+                    raise zipfile.BadZipFile
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
-        what = "holds more than tensors and plain values" if zipfile.is_zipfile(path) else "is damaged"
+        unsafe = isinstance(error, pickle.UnpicklingError)
+        what = "holds more than tensors and plain values" if unsafe else "is damaged"
         raise InputError(f"{path}: checkpoint {what} ({type(error).__name__}); use another one") from None
     if not isinstance(state, dict) or not isinstance(state.get("progress"), dict):
         raise InputError(f"{path}: not a checkpoint of this project; use a checkpoint-*.pt or best.pt")
@@ -330,17 +283,15 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Restore `parts` and the random generators from `path`; returns the stored progress."""
     state = read_checkpoint(path)
-    for name, part in parts.items():
-        try:
-            part.load_state_dict(state[name])
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:160]
-            raise InputError(f"{path}: its {name} does not fit this run ({reason})") from None
     try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        name = "random state"
         if restore_rng and len(state["rng"]) == world.size:
             set_rng_state(state["rng"][world.rank])
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: its random states cannot be restored ({error})") from None
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"{path}: its {name} does not fit this run ({reason})") from None
     return state["progress"]
 
 
@@ -354,14 +305,12 @@ def latest_checkpoint(out: Path, pattern: str = "checkpoint-*.pt") -> Path | Non
         except (InputError, KeyError) as error:
             warnings.warn(f"skipped {path}: {error}", stacklevel=2)
     for _, _, path in sorted(found, reverse=True):
-        damage = first_damage(path)
-        if damage is None:
+        try:
+            read_checkpoint(path)
             return path
-        warnings.warn(f"skipped {path}: damaged at {damage}", stacklevel=2)
+        except InputError as error:
+            warnings.warn(f"skipped {error}", stacklevel=2)
     return None
-
-
-# the run's record
 
 
 class StopSignal:
@@ -405,7 +354,7 @@ class RunLog:
     """`config.json`, `metrics.jsonl`, `summary.json` in `out`; with `wandb`, the same records there too."""
 
     def __init__(self, out: Path, config: dict[str, Any], wandb: bool = False, is_main: bool = True) -> None:
-        self.out, self.is_main, self.started, self._wandb = Path(out), is_main, time.time(), None
+        self.out, self.is_main, self._start, self._wandb = Path(out), is_main, time.time(), None
         if not is_main:
             return
         self.out.mkdir(parents=True, exist_ok=True)
@@ -446,7 +395,6 @@ class RunLog:
     def finish(self, summary: dict[str, Any]) -> None:
         if not self.is_main:
             return
-        seconds = round(time.time() - self.started, 1)
-        write_json(self.out / "summary.json", {**summary, "wall_seconds": seconds})
+        write_json(self.out / "summary.json", summary | {"wall_seconds": round(time.time() - self._start, 1)})
         if self._wandb:
             self._wandb.finish()

@@ -24,25 +24,29 @@ import re
 import resource
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.nn import functional as F
 
+from category_classification.benchmark_peers import (
+    BATCH,
+    NUM_CLASSES,
+    PADDED_LENGTH,
+    HuggingFaceTrainer,
+    PaddedOrigin,
+)
 from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
-from category_classification.evaluation import to_device
+from category_classification.evaluation import BATCH_TOKENS, to_device
 from category_classification.lspc import Split, TrainingBatches, evaluation_batches
 from category_classification.row_adamw import RowAdamW
-from category_classification.token_layout import PaddedTokens
 from category_classification.training_flags import positive
 from training_utils import (
+    ALONE,
     InputError,
-    World,
     autocast,
     keep_freed_memory,
     make_grad_scaler,
@@ -56,7 +60,6 @@ from training_utils import (
 LENGTHS = {"titles": (18.0, 0.45, 768), "descriptions": (116.0, 0.38, 128)}
 CASES = {"train_titles": "titles", "train_descriptions": "descriptions", "predict_titles": "titles"}
 PEERS = ("padded_origin", "trainer_padded", "trainer_grouped")
-PADDED_LENGTH, NUM_CLASSES, BATCH = 256, 6, 64
 ZIPF_EXPONENT, ZIPF_SHIFT = 1.25, 4.0  # 64 titles then touch about 530 ids, 64 descriptions 1,900
 
 
@@ -91,11 +94,8 @@ def draw_rows(count: int, kind: str, vocab_size: int, seed: int = 0) -> Split:
     return Split("train", tokens, offsets, labels, blank, blank, seen, names, ["en"], "")
 
 
-# Contenders: built once in their process, then `train()` and `predict()` return rows a second.
-
-
 class Ours:
-    """The trainer's path: length-bucketed batches, AMP, fused or row-wise AdamW, clipping."""
+    """The trainer's path: batches in random order, packed; AMP, fused or row-wise AdamW, clipping."""
 
     def __init__(self, args: argparse.Namespace, split: Split) -> None:
         keep_freed_memory()  # as run_script does for every script
@@ -111,8 +111,10 @@ class Ours:
                 block.compile(dynamic=True)
         adamw = RowAdamW if args.embedding_update == "rows" else torch.optim.AdamW
         self.optimizer = adamw(self.model.parameters(), lr=2e-4, fused=True)
+        if args.embedding_update == "rows":
+            self.optimizer.follow(self.model.encoder.embeddings)
         self.scaler = make_grad_scaler(self.device, True)
-        self.loader, self.epoch = TrainingBatches(split, BATCH, 0, World()), 0
+        self.loader, self.epoch = TrainingBatches(split, BATCH, 0, ALONE), 0
 
     def train(self) -> float:
         self.model.train()
@@ -131,153 +133,15 @@ class Ours:
     def predict(self) -> float:
         self.model.eval()
         started = time.perf_counter()
-        for batch in evaluation_batches(self.split, World(), 1024 if self.device.type == "cpu" else 65_536):
+        for batch in evaluation_batches(self.split, ALONE, BATCH_TOKENS[self.device.type]):
             batch = to_device(batch, self.device)
             with torch.inference_mode(), autocast(self.device, True):
                 self.model(batch["input_ids"], batch["attention_mask"]).argmax(-1).cpu()
         return len(self.split) / (time.perf_counter() - started)
 
 
-class MaterialisedTokens(PaddedTokens):
-    """Padded rows whose attention writes out its scores, with a key-value head a query head."""
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        groups = q.shape[2] // k.shape[2]
-        q, k, v = (x.to(v.dtype).transpose(1, 2) for x in (q, k, v))
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        scores = (q @ k.mT / math.sqrt(q.shape[-1])).masked_fill(~self.mask[:, None, None, :], float("-inf"))
-        return (scores.softmax(-1) @ v).transpose(1, 2)
-
-
-class PaddedOrigin:
-    """Every row padded to 256 tokens, materialised attention, foreach AdamW on the whole table."""
-
-    def __init__(self, args: argparse.Namespace, split: Split) -> None:
-        import category_classification.embedding_classifier as module
-
-        module.lay_out = MaterialisedTokens  # in this process only
-        self.split, self.device = split, pick_device(args.device)
-        config = EncoderConfig(vocab_size=args.vocab_size, num_layers=args.num_layers)
-        self.model = EmbeddingClassifier(config, NUM_CLASSES).to(self.device)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=2e-4, foreach=True)
-        self.rows = np.arange(min(BATCH, len(split)))
-        self.amp = False
-        speeds = {}
-        for self.amp in (False, True):
-            self.train()
-            speeds[self.amp] = self.train()
-        self.amp = max(speeds, key=speeds.get)
-
-    def _batch(self) -> dict[str, Tensor]:
-        batch = to_device(self.split.batch(self.rows), self.device)
-        missing = PADDED_LENGTH - batch["input_ids"].shape[1]
-        for name in ("input_ids", "attention_mask"):
-            batch[name] = F.pad(batch[name], (0, missing))
-        return batch
-
-    def train(self) -> float:
-        self.model.train()
-        started, batch = time.perf_counter(), self._batch()
-        with autocast(self.device, self.amp):
-            loss = F.cross_entropy(self.model(batch["input_ids"], batch["attention_mask"]), batch["labels"])
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        loss.item()
-        return len(self.rows) / (time.perf_counter() - started)
-
-    def predict(self) -> float:
-        self.model.eval()
-        started, batch = time.perf_counter(), self._batch()
-        with torch.inference_mode(), autocast(self.device, self.amp):
-            self.model(batch["input_ids"], batch["attention_mask"]).argmax(-1).cpu()
-        return len(self.rows) / (time.perf_counter() - started)
-
-
-class HuggingFaceTrainer:
-    """transformers' Trainer with its documented fast options."""
-
-    def __init__(self, args: argparse.Namespace, split: Split, grouped: bool) -> None:
-        from transformers import BertConfig, BertForSequenceClassification
-
-        self.grouped, self.device, self.compile = grouped, pick_device(args.device), args.compile_peers
-        # Padded to 256 all batches cost the same, so one (after a first that is not timed) will do.
-        count = len(split) if grouped else min(2 * BATCH, len(split))
-        self.rows = [self._row(split, i) for i in range(count)]
-        config = BertConfig(
-            vocab_size=args.vocab_size, hidden_size=384, num_hidden_layers=args.num_layers,
-            num_attention_heads=6, intermediate_size=1536, num_labels=NUM_CLASSES,
-        )  # fmt: skip
-        self.model = BertForSequenceClassification(config)
-
-    @staticmethod
-    def _row(split: Split, i: int) -> dict[str, Any]:
-        ids = split.tokens[split.offsets[i] : split.offsets[i + 1]].astype(np.int64).tolist()
-        return {"input_ids": ids, "labels": int(split.labels[i]), "length": len(ids)}
-
-    def _collate(self, rows: list[dict]) -> dict[str, Tensor]:
-        longest = max(len(row["input_ids"]) for row in rows) if self.grouped else PADDED_LENGTH
-        ids = torch.zeros(len(rows), longest, dtype=torch.int64)
-        for number, row in enumerate(rows):
-            ids[number, : len(row["input_ids"])] = torch.tensor(row["input_ids"])
-        lengths = torch.tensor([len(row["input_ids"]) for row in rows])
-        mask = (torch.arange(longest) < lengths[:, None]).long()
-        return {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "labels": torch.tensor([row["labels"] for row in rows]),
-        }
-
-    def _trainer(self, folder: str, clock: Any) -> Any:
-        from transformers import PrinterCallback, Trainer, TrainingArguments
-
-        settings = TrainingArguments(
-            output_dir=folder, per_device_train_batch_size=BATCH, per_device_eval_batch_size=BATCH,
-            num_train_epochs=1, optim="adamw_torch_fused", bf16=True, use_cpu=self.device.type == "cpu",
-            train_sampling_strategy="group_by_length" if self.grouped else "random",
-            length_column_name="length", remove_unused_columns=False, save_strategy="no",
-            logging_strategy="no", report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
-            torch_compile=self.compile,
-        )  # fmt: skip
-        trainer = Trainer(
-            model=self.model, args=settings, train_dataset=self.rows,
-            data_collator=self._collate, callbacks=[clock],
-        )  # fmt: skip
-        trainer.remove_callback(PrinterCallback)
-        return trainer
-
-    def train(self) -> float:
-        from transformers import TrainerCallback
-
-        ends = []
-
-        class Clock(TrainerCallback):
-            def on_step_end(self, *_args, **_kwargs) -> None:
-                ends.append(time.perf_counter())
-
-        started = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            self._trainer(folder, Clock()).train()
-        if len(ends) < 2:  # tiny test runs
-            return len(self.rows) / (ends[-1] - started)
-        if self.grouped:  # the first batch holds the longest rows: count all of it, but not the start-up
-            return len(self.rows) / (ends[-1] - ends[0]) * (len(ends) - 1) / len(ends)
-        return (len(self.rows) - BATCH) / (ends[-1] - ends[0])
-
-    def predict(self) -> float:
-        """Batches in order of length for the grouped one; the Trainer's own prediction has no such order."""
-        rows = sorted(self.rows, key=lambda row: row["length"]) if self.grouped else self.rows
-        model = self.model.to(self.device).eval()
-        started = time.perf_counter()
-        for start in range(0, len(rows), BATCH):
-            batch = to_device(self._collate(rows[start : start + BATCH]), self.device)
-            with torch.inference_mode(), torch.autocast(self.device.type, dtype=torch.bfloat16):
-                model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits.argmax(-1).cpu()
-        return len(rows) / (time.perf_counter() - started)
-
-
 def build(name: str, args: argparse.Namespace, split: Split) -> Any:
+    """A contender: its `train()` and `predict()` return rows a second."""
     if name == "ours":
         return Ours(args, split)
     if name == "padded_origin":

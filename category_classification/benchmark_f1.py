@@ -3,10 +3,10 @@
     python category_classification/benchmark_f1.py --data data/real_titles/dataset \
         --tokenizer data/real_titles/tokenizer --work /tmp/f1 --json f1.json
 
-benchmark.py shows what bucketing, unpadded batches and row-wise embedding updates gain in speed; this shows
-that they cost no quality. The origin sees the same rows as often, in plain random order, padded, with
-AdamW on the whole table; both report the test score at their best epoch on validation. Padding changes no
-answer (tests/test_benchmark.py), so `--seq_len` may be short.
+benchmark.py shows what packed batches and row-wise embedding updates gain in speed; this shows that they
+cost no quality. The origin sees the same rows as often, also in random order, padded, with AdamW on the
+whole table; both report the test score at their best epoch on validation. Padding changes no answer
+(tests/test_benchmark.py), so `--seq_len` may be short.
 """
 
 import argparse
@@ -22,8 +22,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import category_classification.embedding_classifier as embedding_classifier
-from category_classification.benchmark import MaterialisedTokens
+from category_classification import embedding_classifier
+from category_classification.benchmark_peers import MaterialisedTokens, pad_to
 from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
 from category_classification.evaluation import evaluate, to_device
 from category_classification.lspc import Split, load_splits, load_tokenizer, open_dataset
@@ -72,14 +72,13 @@ def train_origin(splits: dict[str, Split], vocab_size: int, args: argparse.Names
     for _ in range(args.epochs):
         model.train()
         for rows in torch.randperm(len(train)).split(args.batch_size):
-            batch = to_device(train.batch(rows.numpy()), device)
-            wide = (0, args.seq_len - batch["input_ids"].shape[1])
-            ids, mask = F.pad(batch["input_ids"], wide), F.pad(batch["attention_mask"], wide)
+            batch = pad_to(to_device(train.batch(rows.numpy()), device), args.seq_len)
             with (
                 autocast(device, True),
                 mock.patch.object(embedding_classifier, "lay_out", MaterialisedTokens),
             ):
-                loss = F.cross_entropy(model(ids, mask).float(), batch["labels"])
+                logits = model(batch["input_ids"], batch["attention_mask"])
+                loss = F.cross_entropy(logits.float(), batch["labels"])
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

@@ -44,7 +44,7 @@ from category_classification.report import (
     write_text,
 )
 from category_classification.training_flags import not_negative, positive
-from training_utils import InputError, World, autocast, describe_run, pick_device, run_script, write_json
+from training_utils import ALONE, InputError, autocast, describe_run, pick_device, run_script, write_json
 
 SURE = 0.8  # language_probability from which a row counts as one of that language
 
@@ -110,7 +110,7 @@ def open_split(args: argparse.Namespace, classifier: Classifier) -> tuple[Split,
             f"{args.checkpoint} was trained on {', '.join(classifier.class_names)}"
         )
     seq_len = args.seq_len or classifier.seq_len
-    splits = load_splits(args.data, [args.split], dataset, classifier.tokenizer, seq_len, World())
+    splits = load_splits(args.data, [args.split], dataset, classifier.tokenizer, seq_len, ALONE)
     if "language_probability" not in dataset.column_names[args.split]:
         return splits[args.split], None
     column = dataset[args.split].with_format("arrow")["language_probability"][:]

@@ -49,7 +49,7 @@ from category_classification import (
 from category_classification.evaluation import Classifier, load_classifier
 from category_classification.hub_model import CategoryClassifier, CategoryClassifierConfig
 from category_classification.lspc import load_splits, load_tokenizer, open_dataset
-from training_utils import InputError, World, run_script, save_checkpoint
+from training_utils import ALONE, InputError, run_script, save_checkpoint
 
 SOURCES = token_layout, embedding_classifier, embedding_classifier_v2, embedding_classifier_v3, hub_model
 ONNX_PACKAGES = "onnx", "onnxscript", "onnxruntime"
@@ -155,7 +155,7 @@ def used_tokens(classifier: Classifier, data: str) -> np.ndarray:
             f"--prune_vocabulary {data}: has the classes {', '.join(class_names)}, "
             f"the checkpoint {', '.join(classifier.class_names)}"
         )
-    splits = load_splits(data, ["train"], dataset, classifier.tokenizer, classifier.seq_len, World())
+    splits = load_splits(data, ["train"], dataset, classifier.tokenizer, classifier.seq_len, ALONE)
     return splits["train"].seen
 
 

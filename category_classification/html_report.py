@@ -1,7 +1,7 @@
 """An evaluation as one HTML page: scores, languages, confusion matrix, calibration, a browser of the errors.
 
 The page loads nothing. Texts of a dataset are hostile input: they reach it only inside a block of JSON, are
-shown by `textContent` alone, and a content security policy lets no script run but this module's.
+shown by `textContent` alone, and a content security policy lets no script run but html_report.js.
 """
 
 import base64
@@ -26,7 +26,9 @@ MOST_CHARACTERS = 400  # of a text
 
 def write_html(path: Path, metrics: dict[str, Any], title: str, errors: Sequence[dict[str, Any]]) -> None:
     """The page of an evaluation's `metrics` and of its `most_confident_errors`."""
-    policy = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    style = Path(__file__).with_name("html_report.css").read_text("ascii")
+    script = Path(__file__).with_name("html_report.js").read_text("ascii")
+    policy = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     # JSON of ASCII alone: with "<" escaped as well nothing in a text can end the block or open a comment.
     block = json.dumps(list(errors)).replace("<", "\\u003c")
     page = f"""<!DOCTYPE html>
@@ -37,7 +39,8 @@ def write_html(path: Path, metrics: dict[str, Any], title: str, errors: Sequence
  content="default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{policy}'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title>
-<style>{STYLE}</style>
+<style>
+{style}</style>
 </head>
 <body>
 <h1>{escape(title)}</h1>
@@ -47,7 +50,7 @@ def write_html(path: Path, metrics: dict[str, Any], title: str, errors: Sequence
 {_calibration(metrics["calibration"])}
 {_errors(metrics, errors)}
 <script type="application/json" id="data">{block}</script>
-<script>{SCRIPT}</script>
+<script>{script}</script>
 </body>
 </html>
 """
@@ -277,182 +280,3 @@ label noise. Texts are cut after {MOST_CHARACTERS} characters; the address of th
 <table id="rows"><thead><tr>{heads}</tr></thead><tbody></tbody></table>
 <nav aria-label="Pages of errors"><button type="button" id="previous">Previous</button>
 <span id="page"></span> <button type="button" id="next">Next</button></nav></div></section>"""
-
-
-# ---------------------------------------------------------------- looks and behaviour
-
-# Two of Okabe and Ito's colours; at most three quarters of them lie under text, which stays readable on both.
-STYLE = """
-:root { color-scheme: light dark; --ink: #222; --paper: #fff; --line: #d5d5d5; --soft: #666; --link: #00598c;
-  --blue: 0 114 178; --red: 213 94 0; --mark: #0072b2; --range: #7fb8d8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e4e4e4; --paper: #16191d; --line: #3c4148; --soft: #a5a9ae; --link: #7cc4ee;
-  --mark: #56b4e9; --range: #2a688c; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 80rem; color: var(--ink); background: var(--paper);
-  font: 15px/1.45 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-a { color: var(--link); }
-small { color: var(--soft); font-weight: normal; }
-code { overflow-wrap: anywhere; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: 1rem; }
-.figures div { border: 1px solid var(--line); border-radius: 6px; padding: .6rem .9rem; }
-.figures dd, .names dd { margin: 0; }
-.figures strong { display: block; font-size: 1.6rem; }
-.names { display: grid; grid-template-columns: auto 1fr; gap: .2rem 1rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child, th[scope=row] { text-align: left; }
-.all { font-weight: bold; }
-.interval { white-space: nowrap; }
-.interval path { stroke: var(--line); }
-.interval .bar { stroke: var(--range); stroke-width: 5; }
-svg circle { fill: var(--mark); stroke: var(--paper); }
-svg text { fill: currentColor; font-size: 12px; }
-#languages svg { overflow: visible; }
-#languages button { border: 0; padding: 0; background: none; font-weight: bold; }
-#languages button { text-decoration: underline dotted; cursor: pointer; }
-[aria-sort=ascending]::after { content: " \\2191"; }
-[aria-sort=descending]::after { content: " \\2193"; }
-#confusion { font-size: .8rem; }
-#confusion tbody td { border: 1px solid var(--line); text-align: center; }
-#confusion td { min-width: 2.2rem; padding: .25rem; }
-#confusion thead * { border: 0; }
-#confusion thead th { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left; }
-#confusion th { white-space: nowrap; padding: .25rem .4rem; }
-#confusion :is([scope=row], thead td) { position: sticky; left: 0; z-index: 1; background: var(--paper); }
-#confusion td a { display: block; color: inherit; text-decoration: none; }
-#confusion td a:is(:hover, :focus) { text-decoration: underline; }
-.hit { background: rgb(var(--blue) / var(--shade)); }
-.error { background: rgb(var(--red) / var(--shade)); }
-.pair { display: flex; flex-wrap: wrap; gap: 2rem; align-items: start; }
-#reliability { width: 26rem; max-width: 100%; }
-.grid path { stroke: var(--line); }
-.ideal { stroke: currentColor; stroke-dasharray: 5 4; }
-.gap { stroke: rgb(var(--red)); stroke-width: 3; }
-form { display: flex; flex-wrap: wrap; gap: .7rem 1rem; align-items: end; }
-label { display: grid; font-size: .85rem; color: var(--soft); }
-button, input, select { font: inherit; color: var(--ink); max-width: 100%; padding: .2rem .4rem; }
-#rows { width: 100%; }
-#rows td, #rows th { text-align: left; vertical-align: top; }
-#rows td:nth-child(-n+3) { min-width: 6rem; overflow-wrap: anywhere; }
-#rows td:first-child { width: 45%; }
-#rows [dir] { text-align: start; }
-nav { margin: 1rem 0; }
-@media (max-width: 56rem) {
-  #rows thead { display: none; }
-  #rows tr { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); padding: .7rem 0; }
-  #rows tr { border-bottom: 1px solid var(--line); }
-  #rows td { border: 0; padding: .1rem 0; overflow-wrap: anywhere; }
-  #rows td:first-child { grid-column: 1 / -1; width: auto; }
-  #rows td:not(:first-child)::before { content: attr(data-title) ": "; color: var(--soft); } }
-"""
-
-SCRIPT = r"""
-"use strict";
-const PAGE_ROWS = 50;
-const get = (id) => document.getElementById(id);
-const rows = JSON.parse(get("data").textContent);
-const choices = ["label", "prediction", "language"].map(get), inputs = [...choices, get("search")];
-const fold = (text) => text.normalize("NFKC").toLowerCase();
-for (const row of rows) row.folded = fold(row.text);
-let found = rows, page = 1;
-
-function show() {
-  const wanted = fold(get("search").value.trim());
-  found = rows.filter((row) => (row.folded.includes(wanted) || row.cluster === wanted)
-    && choices.every((choice) => !choice.value || row[choice.id] === choice.value));
-  const pages = Math.max(1, Math.ceil(found.length / PAGE_ROWS));
-  page = Math.min(Math.max(page, 1), pages);
-  const titles = [...document.querySelectorAll("#rows th")].map((head) => head.textContent);
-  const part = found.slice((page - 1) * PAGE_ROWS, page * PAGE_ROWS);
-  document.querySelector("#rows tbody").replaceChildren(...part.map((row) => {
-    const line = document.createElement("tr");
-    const values = [row.text, row.label, row.prediction, row.probability.toFixed(4),
-      row.label_probability.toFixed(4), row.language, row.cluster, row.row];
-    values.forEach((value, i) => {
-      const cell = line.insertCell();
-      cell.textContent = value;
-      cell.dataset.title = titles[i];
-    });
-    line.cells[0].dir = "auto";  // a text of any script stays in its cell and runs its own way
-    line.cells[0].lang = row.language;
-    return line;
-  }));
-  const many = found.length.toLocaleString("en");
-  get("count").textContent = found.length === 1 ? "1 row found" : `${many} rows found`;
-  get("page").textContent = `page ${page} of ${pages}`;
-  get("previous").disabled = page === 1;
-  get("next").disabled = page === pages;
-}
-
-// The filters are kept in the address, so that a link shows what its sender saw.
-function write(to) {
-  page = to;
-  show();
-  const filters = new URLSearchParams();
-  for (const input of inputs) if (input.value) filters.set(input.id, input.value);
-  if (page > 1) filters.set("page", page);
-  history.replaceState(null, "", "#" + filters);
-}
-
-function read() {
-  const filters = new URLSearchParams(location.hash.slice(1));
-  for (const input of inputs) input.value = filters.get(input.id) ?? "";
-  for (const choice of choices) if (choice.selectedIndex < 0) choice.value = "";  // no such class or language
-  page = parseInt(filters.get("page")) || 1;
-  show();
-}
-
-function turn(by) {
-  write(page + by);
-  get("errors").scrollIntoView();
-}
-
-function exportRows() {
-  const quote = (value) => {
-    // The apostrophe keeps a spreadsheet from running a text as a formula.
-    const text = String(value).replace(/^[=+\-@\t\r](?!\d+$)/, "'$&");
-    return `"${text.replaceAll('"', '""')}"`;
-  };
-  const names = Object.keys(rows[0]).filter((name) => name !== "folded");
-  const lines = [names, ...found.map((row) => names.map((name) => row[name]))];
-  const csv = lines.map((values) => values.map(quote).join(",") + "\r\n").join("");
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob(["\ufeff", csv], { type: "text/csv" }));
-  link.download = "errors.csv";
-  link.click();
-  URL.revokeObjectURL(link.href);
-}
-
-function sortLanguages(head) {
-  const descending = head.ariaSort !== "descending";
-  for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
-  head.setAttribute("aria-sort", descending ? "descending" : "ascending");
-  const body = get("languages").tBodies[1];
-  const key = (line) => line.cells[head.cellIndex].dataset.value;
-  const compare = (a, b) => key(a) - key(b) || key(a).localeCompare(key(b));  // NaN, of names, falls through
-  body.append(...[...body.rows].sort((a, b) => (descending ? -1 : 1) * compare(a, b)));
-}
-
-for (const input of inputs) input.addEventListener("input", () => write(1));
-document.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
-get("clear").addEventListener("click", () => {
-  for (const input of inputs) input.value = "";
-  write(1);
-});
-get("previous").addEventListener("click", () => turn(-1));
-get("next").addEventListener("click", () => turn(1));
-get("export").addEventListener("click", exportRows);
-document.querySelector("#languages thead").addEventListener("click", (event) => {
-  if (event.target.closest("button")) sortLanguages(event.target.closest("th"));
-});
-for (const id of ["languages", "confusion"]) get(id).addEventListener("click", (event) => {
-  if (event.target.closest("a")) get("errors").scrollIntoView();
-});
-addEventListener("hashchange", read);
-read();
-if (location.hash.length > 1) get("errors").scrollIntoView();
-"""

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from training_utils import InputError, World, write_json
@@ -241,15 +242,25 @@ def load_splits(
     """The named splits as token ids; rank 0 tokenizes those without a cache."""
     splits = {}
     for name in names:
-        with world.main_first():
+        with main_first(world):
             splits[name] = _load_split(Path(data), name, dataset[name], tokenizer, seq_len, world)
         splits[name].pad_id = tokenizer.pad_token_id
     return splits
 
 
+@contextmanager
+def main_first(world: World) -> Iterator[None]:
+    """Rank 0 does the block's work while the others wait, then they find it done."""
+    if world.size > 1 and not world.is_main:
+        dist.barrier()
+    yield
+    if world.size > 1 and world.is_main:
+        dist.barrier()
+
+
 def _load_split(data: Path, name: str, rows, tokenizer, seq_len: int, world: World) -> Split:
     columns = _columns(data, name, rows)
-    fingerprint = _fingerprint(data, name, rows)
+    fingerprint = _fingerprint(data / name)
     key = hashlib.sha256(
         json.dumps([fingerprint, tokenizer.backend_tokenizer.to_str(), seq_len, columns]).encode()
     ).hexdigest()[:16]
@@ -298,10 +309,10 @@ def _columns(data: Path | str, name: str, rows) -> dict[str, str | list[str] | N
     return {"text": text, "language": language, "cluster": "cluster" if "cluster" in have else None}
 
 
-def _fingerprint(data: Path, name: str, rows) -> str:
+def _fingerprint(folder: Path) -> str:
     """A hash over the split's files, so that changed rows are never served from an old cache."""
     digest = hashlib.sha256()
-    for file in sorted((data / name).glob("*.arrow")):
+    for file in sorted(folder.glob("*.arrow")):
         with open(file, "rb") as opened:
             while block := opened.read(1 << 22):
                 digest.update(block)

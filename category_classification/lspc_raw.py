@@ -53,9 +53,8 @@ def clean_text(text: str) -> str:
             break
         text = html.unescape(text)
     text = " ".join(text.replace("\0", " ").split())
-    return (
-        text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
-    )  # lone surrogates become ?
+    # Lone surrogates become ?
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def offer_text(offer: dict) -> str:
@@ -154,9 +153,8 @@ def _pack(packed: np.ndarray, number_of: np.ndarray) -> np.ndarray:
     kept = start = 0
     while start < len(packed):
         last_id = packed[min(start + LABELS_AT_ONCE, len(packed)) - 1] >> np.uint64(8)
-        end = int(
-            np.searchsorted(packed, (last_id + np.uint64(1)) << np.uint64(8))
-        )  # no cluster across two parts
+        # No cluster lies across two parts
+        end = int(np.searchsorted(packed, (last_id + np.uint64(1)) << np.uint64(8)))
         ids, codes = packed[start:end] >> np.uint64(8), packed[start:end] & np.uint64(255)
         starts = np.concatenate([[True], ids[1:] != ids[:-1]])
         ends = np.concatenate([starts[1:], [True]])
@@ -308,9 +306,8 @@ def _line_blocks(zip_path: Path, member: str) -> Iterator[list[bytes | None]]:
 
 
 def _read_block(lines: list[bytes | None], first_number: int, labels: LabelMap) -> list[RawLine]:
-    found: list[
-        tuple[int, bytes, int, dict | None]
-    ] = []  # line number, line, cluster id, offer if parsed already
+    # Line number, line, cluster id, offer if parsed already
+    found: list[tuple[int, bytes, int, dict | None]] = []
     result = []
     for number, line in enumerate(lines, first_number):
         if line is None:

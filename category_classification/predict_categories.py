@@ -57,7 +57,7 @@ from category_classification.table_input import (
 )
 from category_classification.table_output import TableWriter, json_schema
 from category_classification.training_flags import positive
-from training_utils import InputError, World, autocast, pick_device, replacing, run_script
+from training_utils import ALONE, InputError, autocast, pick_device, replacing, run_script
 
 CHUNK_ROWS = 20_480
 CHUNK_BYTES = 32 * 2**20
@@ -244,7 +244,7 @@ class Predictor:
         classifier = self.classifier
         split = self._as_split(texts)
         logits = torch.zeros(len(texts), len(classifier.class_names))
-        for batch in evaluation_batches(split, World(), self.batch_tokens):
+        for batch in evaluation_batches(split, ALONE, self.batch_tokens):
             batch = to_device(batch, self.device)
             with torch.inference_mode(), autocast(self.device, self.amp, self.amp_dtype):
                 out = classifier.model(batch["input_ids"], batch["attention_mask"])

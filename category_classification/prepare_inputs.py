@@ -41,9 +41,8 @@ class Job:
     function: Callable  # makes one shard, in a worker
     units: Callable[[], Iterator[tuple]]  # the arguments of `function`, a unit after the other
     unit_count: int | None = None
-    names: list[str] = field(
-        default_factory=list
-    )  # of the classes by number; complete once all units were taken
+    # Of the classes by number; complete once all units were taken
+    names: list[str] = field(default_factory=list)
     notes: dict = field(default_factory=dict)
 
 

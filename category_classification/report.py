@@ -1,4 +1,4 @@
-"""Results for a reader: a JSON file, Markdown tables and PNG plots, each written aside and renamed.
+"""Results for a reader: Markdown tables and PNG plots, each file written aside and renamed.
 
 Colours are Okabe and Ito's, which stay apart for colour-blind readers; no plot needs a display.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from training_utils import InputError, replacing, write_json
+from training_utils import InputError, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,50 +84,6 @@ def markdown_report(report: dict[str, Any], title: str, rows: Sequence[dict[str,
     classes = [{"class": name, **scores} for name, scores in report["classes"].items()]
     parts.append(f"## Classes\n\n{markdown_table(classes)}")
     return "\n".join(parts)
-
-
-def write_report(
-    out_dir: Path,
-    report: dict[str, Any],
-    title: str,
-    rows: Sequence[dict[str, Any]] = (),
-    *,
-    name: str = "report",
-    metrics_jsonl: Path | None = None,
-    reliability: Sequence[dict[str, Any]] = (),
-    coverage: Sequence[dict[str, Any]] = (),
-) -> list[Path]:
-    """Write `name`.json, `name`.md and the plots there is data for; returns their paths.
-
-    `rows` compares models, one a line. `metrics_jsonl` adds the learning curve, `reliability` and `coverage`
-    (of `metrics.reliability_bins` and `coverage_curve`) the calibration.
-    """
-    out_dir = Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    text = markdown_report(report, title, rows)
-    plots = {"confusion.png": "Confusion matrix"}
-    plot_confusion(report["confusion"], list(report["classes"]), out_dir / "confusion.png")
-    if metrics_jsonl is not None:
-        plot_learning_curve(metrics_jsonl, out_dir / "learning_curve.png")
-        plots["learning_curve.png"] = "Learning curve"
-    if reliability:
-        plot_reliability(reliability, out_dir / "reliability.png")
-        plots["reliability.png"] = "Reliability"
-    if coverage:
-        text += f"\n## Coverage when abstaining below a confidence\n\n{markdown_table(coverage)}"
-    text += "\n## Plots\n\n" + "\n".join(f"![{label}]({file})" for file, label in plots.items()) + "\n"
-    write_json(
-        out_dir / f"{name}.json",
-        {
-            "title": title,
-            **report,
-            "comparison": list(rows),
-            "reliability": list(reliability),
-            "coverage": list(coverage),
-        },
-    )
-    write_text(out_dir / f"{name}.md", text)
-    return [out_dir / f"{name}.json", out_dir / f"{name}.md", *(out_dir / file for file in plots)]
 
 
 def write_text(path: Path, text: str) -> None:

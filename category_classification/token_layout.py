@@ -20,10 +20,7 @@ try:
 except ImportError:  # an older or a CPU-only build
     varlen_attn = None
 
-LONGEST_FP32_ATTENTION = (
-    64  # tokens; on a CPU, bfloat16 SDPA's backward is 3-4x slower than float32's up to here
-)
-
+LONGEST_FP32_ATTENTION = 64  # tokens: up to here a CPU's bfloat16 SDPA is 3-4x slower backward than float32
 GROUP_ROWS = 16
 
 

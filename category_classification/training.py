@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,8 @@ EXACT_SETTINGS = (
     "batch_size grad_accum seed seq_len lr weight_decay max_grad_norm lr_schedule lr_warmup_steps "
     "lr_min_scale amp amp_dtype embedding_update embedding_dropout token_dropout max_drop_path "
     "classifier_dropout train_split max_rows length_window label_smoothing focal_gamma "
-    "contrastive_weight contrastive_temp "
-    "contrastive_positives language_alpha language_weights finetune_languages kl_teacher kl_weight"
+    "contrastive_weight contrastive_temp contrastive_positives language_alpha language_weights "
+    "finetune_languages kl_teacher kl_weight"
 ).split()
 
 
@@ -76,6 +76,8 @@ class Run:
         self.optimizer = adamw(
             self.model.parameters(), lr=args.lr, weight_decay=args.weight_decay, fused=fused
         )
+        if sparse:
+            self.optimizer.follow(self.model.encoder.embeddings)
         self.scheduler = make_lr_scheduler(
             self.optimizer, args.lr_schedule, args.lr_warmup_steps, self.total_steps, args.lr_min_scale
         )
@@ -95,7 +97,7 @@ class Run:
     def finished(self) -> bool:
         return self.progress["epoch"] >= self.args.epochs or self.progress["step"] >= self.total_steps
 
-    def autocast(self):
+    def autocast(self) -> AbstractContextManager:
         return autocast(self.device, self.args.amp, self.args.amp_dtype)
 
     def say(self, line: str) -> None:
@@ -253,9 +255,8 @@ def _backward(run: Run, group: list[dict], compute_loss: ComputeLoss) -> tuple[f
 
 def _check_step(run: Run, group: list[dict], loss: float, stepped: bool) -> None:
     """Name a step that was left out; end the run after `--max_bad_steps` of them in a row."""
-    if stepped or (
-        math.isfinite(loss) and run.scaler.is_enabled()
-    ):  # fp16 overflows are the scaler's business
+    overflow = math.isfinite(loss) and run.scaler.is_enabled()  # of fp16: the scaler's business
+    if stepped or overflow:
         run.bad_steps = 0
         return
     run.bad_steps += 1
@@ -322,6 +323,8 @@ def save(run: Run, name: str) -> None:
 def end_epoch(run: Run, validation: Split) -> None:
     """Evaluate, keep `best.pt` if validation macro-F1 rose, write the epoch's checkpoint."""
     args, progress = run.args, run.progress
+    if isinstance(run.optimizer, RowAdamW):
+        run.optimizer.catch_up()
     result = _evaluate(run, validation)
     if not np.isfinite(result.logits).all():
         raise InputError(

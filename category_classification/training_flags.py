@@ -4,7 +4,6 @@ import argparse
 import math
 
 from category_classification.embedding_classifier import EncoderConfig
-from training_utils import LR_SCHEDULES
 
 
 def add_training_args(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +25,7 @@ def add_training_args(parser: argparse.ArgumentParser) -> None:
     optim.add_argument("--batch_size", type=positive, default=256, help="texts a micro-batch and process")
     optim.add_argument("--grad_accum", type=positive, default=1, help="micro-batches a step")
     optim.add_argument("--lr", type=positive_float, default=2e-4)
-    optim.add_argument("--lr_schedule", choices=sorted(LR_SCHEDULES), default="cosine")
+    optim.add_argument("--lr_schedule", choices=("constant", "cosine"), default="cosine")
     optim.add_argument("--lr_warmup_steps", type=not_negative, help="default: a twentieth of all steps")
     optim.add_argument(
         "--lr_min_scale", type=share, default=0.05, help="last learning rate, as a part of --lr"

@@ -1,6 +1,7 @@
 """Shared by all tests: real data where it exists, and a tiny tokenizer and dataset made on the spot."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 CATEGORY = ROOT / "category_classification"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
 
 CLASS_WORDS = {
     "Books": "novel paperback author chapter story pages",
@@ -32,11 +35,22 @@ def real_data() -> Path:
     return folder
 
 
+def one_thread() -> dict[str, str]:
+    """The environment of a process that is to use one thread and the CPU."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
 def run_script(script: Path, *args: object, **kwargs) -> subprocess.CompletedProcess:
     """Run a script as a user would, on one thread and the CPU."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **kwargs.pop("env", {})}
+    env = one_thread() | kwargs.pop("env", {})
     command = [sys.executable, str(script), *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, env=env, **kwargs)
+
+
+def torchrun(script: Path, *args: object) -> subprocess.CompletedProcess:
+    """As `run_script`, on two ranks."""
+    command = [*TORCHRUN, str(script), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, env=one_thread())
 
 
 def run_main(main: Callable[[], None], *args: object) -> subprocess.CompletedProcess:
@@ -74,6 +88,19 @@ def assert_refused(result: subprocess.CompletedProcess, *words: str) -> None:
     assert len(lines) == 1, result.stderr
     for word in words:
         assert word in lines[0], lines[0]
+
+
+def assert_same_weights(a: Path, b: Path, rtol: float = 0.0) -> None:
+    """Two checkpoints' models are equal to the bit, or within `rtol`."""
+    first, second = (torch.load(path, weights_only=True)["model"] for path in (a, b))
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=2e-5 if rtol else 0, rtol=rtol, msg=name)
+
+
+def records(out: Path) -> list[dict]:
+    """A run's `metrics.jsonl`."""
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def make_texts(count: int, seed: int) -> tuple[list[str], list[int], list[str]]:

@@ -3,19 +3,15 @@
 import argparse
 import json
 import random
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import CATEGORY, run_main, run_script
 
 from category_classification import baseline_linear
-from training_utils import run_script
 
 datasets = pytest.importorskip("datasets")
 
-SCRIPT = Path(__file__).parents[1] / "category_classification/baseline_linear.py"
 NAMES = ["Books", "Jewelry", "Shoes"]
 WORDS = ["novel paperback edition", "watch silver steel", "sneaker leather sole"]
 
@@ -63,28 +59,15 @@ def data(tmp_path_factory):
     return save(make_splits(), tmp_path_factory.mktemp("data") / "splits")
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the script in this process; returns (exit status, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(
-            sys, "argv", ["baseline_linear.py", "--max_features", "9999", *map(str, arguments)]
-        )
-        capsys.readouterr()  # what saving the data printed
-        status = 0
-        try:
-            run_script(baseline_linear.main)
-        except SystemExit as exit:
-            status = exit.code
-        return status, *capsys.readouterr()
-
-    return call
+def run(*arguments):
+    """Exit status, standard output and standard error of the script, run in this process."""
+    result = run_main(baseline_linear.main, "--max_features", 9999, *arguments)
+    return result.returncode, result.stdout, result.stderr
 
 
 def test_command_line_writes_every_result(data, tmp_path):
     flags = ["--data", data, "--out", tmp_path / "out", "--lang_min_samples", "5", "--max_features", "9999"]
-    done = subprocess.run([sys.executable, SCRIPT, *flags], capture_output=True, text=True)
+    done = run_script(CATEGORY / "baseline_linear.py", *flags)
     assert done.returncode == 0, done.stderr
     names = ["confusion.png", "metrics.json", "report.md", "summary.json"]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == names
@@ -101,7 +84,7 @@ def test_command_line_writes_every_result(data, tmp_path):
     assert done.stderr == ""
 
 
-def test_two_runs_are_equal_and_a_third_into_the_same_folder_is_refused(run, data, tmp_path):
+def test_two_runs_are_equal_and_a_third_into_the_same_folder_is_refused(data, tmp_path):
     for name in ("one", "two"):
         assert run("--data", data, "--out", tmp_path / name, "--resamples", 20)[0] == 0
     metrics = [(tmp_path / name / "metrics.json").read_bytes() for name in ("one", "two")]
@@ -112,7 +95,7 @@ def test_two_runs_are_equal_and_a_third_into_the_same_folder_is_refused(run, dat
 
 
 @pytest.mark.parametrize("features", ["word", "both"])
-def test_other_features_learn_too(run, data, tmp_path, features):
+def test_other_features_learn_too(data, tmp_path, features):
     assert (
         run("--data", data, "--out", tmp_path / "o", "--features", features, "--max_features", 4096)[0] == 0
     )
@@ -136,7 +119,7 @@ def test_the_model_equals_an_exact_vocabulary_with_lbfgs_where_saga_may_converge
     assert np.abs(ours - theirs).max() < 0.06 and np.abs(ours - theirs).mean() < 0.006  # hash collisions
 
 
-def test_max_rows_are_nested_and_random(run, data, tmp_path, monkeypatch):
+def test_max_rows_are_nested_and_random(data, tmp_path, monkeypatch):
     seen, fit = [], baseline_linear.fit
     monkeypatch.setattr(baseline_linear, "fit", lambda rows, args: seen.append(rows.texts) or fit(rows, args))
     for rows in (20, 100):
@@ -147,7 +130,7 @@ def test_max_rows_are_nested_and_random(run, data, tmp_path, monkeypatch):
     assert seen[0] != make_rows(300, 0)["text"][:20]
 
 
-def test_title_and_description_without_cluster_and_language(run, tmp_path):
+def test_title_and_description_without_cluster_and_language(tmp_path):
     def change(splits):
         for columns in splits.values():
             columns["title"] = [text.split()[0] for text in columns["text"]]
@@ -162,7 +145,7 @@ def test_title_and_description_without_cluster_and_language(run, tmp_path):
     assert test["clusters"] == 90 and "en" in test["languages"] and test["macro_f1"] > 0.75
 
 
-def test_full_is_trained_on_only_by_name(run, data, tmp_path):
+def test_full_is_trained_on_only_by_name(data, tmp_path):
     def without_train(splits):
         del splits["train"]
 
@@ -209,7 +192,7 @@ def empty(splits):
         (lambda splits: splits.pop("test"), "no split 'test'"),
     ],
 )
-def test_bad_data_is_one_line_and_writes_nothing(run, tmp_path, change, named):
+def test_bad_data_is_one_line_and_writes_nothing(tmp_path, change, named):
     folder = save(make_splits(change), tmp_path / "data")
     status, _, error = run("--data", folder, "--out", tmp_path / "out")
     assert (status, error.count("\n")) == (2, 1)
@@ -232,13 +215,13 @@ def test_bad_data_is_one_line_and_writes_nothing(run, tmp_path, change, named):
         "--train_split none",
     ],
 )
-def test_bad_flags_are_one_line(run, data, tmp_path, arguments):
+def test_bad_flags_are_one_line(data, tmp_path, arguments):
     status, _, error = run("--data", data, "--out", tmp_path / "out", *arguments.split())
     assert (status, error.count("\n")) == (2, 1) and error.startswith("error: ")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_is_no_dataset_dict_and_an_out_that_is_a_file(run, data, tmp_path):
+def test_a_folder_that_is_no_dataset_dict_and_an_out_that_is_a_file(data, tmp_path):
     (tmp_path / "junk").mkdir()
     (tmp_path / "junk/dataset_dict.json").write_text("{")
     datasets.Dataset.from_dict(make_rows(5, 0)).save_to_disk(str(tmp_path / "single"))

@@ -7,15 +7,9 @@ import pytest
 import torch
 from conftest import CATEGORY, assert_refused, run_script
 
-import category_classification.embedding_classifier as embedding_classifier
-from category_classification.benchmark import (
-    BATCH,
-    PADDED_LENGTH,
-    PEERS,
-    MaterialisedTokens,
-    compare,
-    draw_rows,
-)
+from category_classification import embedding_classifier
+from category_classification.benchmark import PEERS, compare, draw_rows
+from category_classification.benchmark_peers import BATCH, PADDED_LENGTH, MaterialisedTokens, pad_to
 from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
 
 
@@ -34,12 +28,10 @@ def test_padding_and_materialised_attention_compute_the_same(monkeypatch):
     torch.manual_seed(0)
     model = EmbeddingClassifier(EncoderConfig(vocab_size=300, num_layers=2, gamma_init=0.5), 6).eval()
     batch = draw_rows(8, "titles", 300).batch(np.arange(8))
-    ids, mask = batch["input_ids"], batch["attention_mask"]
-    ours = model(ids, mask)
-    wide = PADDED_LENGTH - ids.shape[1]
+    ours = model(batch["input_ids"], batch["attention_mask"])
+    padded = pad_to(batch, PADDED_LENGTH)
     monkeypatch.setattr(embedding_classifier, "lay_out", MaterialisedTokens)
-    padded = torch.nn.functional.pad(ids, (0, wide)), torch.nn.functional.pad(mask, (0, wide))
-    torch.testing.assert_close(model(*padded), ours)
+    torch.testing.assert_close(model(padded["input_ids"], padded["attention_mask"]), ours)
 
 
 def test_ratios_are_medians_of_pairs_and_above_one_where_ours_is_better():
@@ -55,13 +47,12 @@ def test_ratios_are_medians_of_pairs_and_above_one_where_ours_is_better():
 
 @pytest.mark.slow
 def test_a_tiny_run(tmp_path):
-    flags = "--repeats 1 --rows 70 --vocab_size 300 --num_layers 1".split()
-    for case in ("train_titles",):
-        result = run_script(CATEGORY / "benchmark.py", "--case", case, *flags, "--json", tmp_path / "b.json")
-        assert result.returncode == 0, result.stderr[-2000:]
-        records = json.loads((tmp_path / "b.json").read_text())
-        assert {r["peer"] for r in records} == set(PEERS)
-        assert all(r["ours"] > 0 and r["peer_value"] > 0 and r["case"] == case for r in records)
+    flags = "--case train_titles --repeats 1 --rows 70 --vocab_size 300 --num_layers 1".split()
+    result = run_script(CATEGORY / "benchmark.py", *flags, "--json", tmp_path / "b.json")
+    assert result.returncode == 0, result.stderr[-2000:]
+    records = json.loads((tmp_path / "b.json").read_text())
+    assert {r["peer"] for r in records} == set(PEERS)
+    assert all(r["ours"] > 0 and r["peer_value"] > 0 and r["case"] == "train_titles" for r in records)
 
 
 def test_a_wrong_case_is_refused():

@@ -1,7 +1,6 @@
 """tokenize_items.py and embed_items.py: the published keys, embeddings as one by one, and restarts."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,7 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, assert_refused, make_texts, make_tokenizer, run_main, run_script
+from conftest import (
+    ROOT,
+    assert_refused,
+    make_texts,
+    make_tokenizer,
+    one_thread,
+    run_main,
+    run_script,
+    torchrun,
+)
 
 from semantic_ids import embed_items, tokenize_items
 from semantic_ids.tokenize_items import TASK, ragged_path
@@ -165,13 +173,12 @@ def test_a_damaged_shard_is_made_again(items, qwen, tmp_path):
 def test_kills_lose_at_most_a_shard(qwen, tmp_path, monkeypatch):
     items = write_items(tmp_path / "items.parquet", make_texts(3000, seed=2)[0])
     assert tokenize(items, qwen).returncode == 0
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     flags = ["--dim", "16", "--batch_tokens", "100"]
     command = [sys.executable, str(SCRIPT), *embed_flags(items, qwen, tmp_path / "killed.parquet", *flags)]
     kills = 0
     for _ in range(8):
         shards = len(list(tmp_path.glob(".killed-*/*.npz")))
-        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = subprocess.Popen(command, env=one_thread(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         while process.poll() is None and len(list(tmp_path.glob(".killed-*/*.npz"))) < shards + 2:
             time.sleep(0.002)
         process.kill()
@@ -189,17 +196,8 @@ def test_kills_lose_at_most_a_shard(qwen, tmp_path, monkeypatch):
 def test_two_ranks_give_what_one_gives(items, qwen, tmp_path):
     assert tokenize(items, qwen).returncode == 0
     assert embed(items, qwen, tmp_path / "one.parquet", "--dim", 16, "--batch_tokens", 300).returncode == 0
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        "--standalone",
-        str(SCRIPT),
-    ]
-    command += embed_flags(items, qwen, tmp_path / "two.parquet", "--dim", 16, "--batch_tokens", 300)
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(command, capture_output=True, text=True, env=env)
+    flags = embed_flags(items, qwen, tmp_path / "two.parquet", "--dim", 16, "--batch_tokens", 300)
+    result = torchrun(SCRIPT, *flags)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "42 embedded now" in result.stdout
     np.testing.assert_allclose(

@@ -21,7 +21,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import CATEGORY, CLASS_WORDS, LANGUAGE_WORDS, assert_refused, make_texts, run_main, run_script
+from conftest import (
+    CATEGORY,
+    CLASS_WORDS,
+    LANGUAGE_WORDS,
+    assert_refused,
+    make_texts,
+    one_thread,
+    run_main,
+    run_script,
+)
 
 from category_classification import predict_categories, table_input
 from category_classification.evaluation import load_classifier
@@ -282,8 +291,7 @@ def command(run: Path, *flags: object) -> list[str]:
 
 
 def start(run: Path, *flags: object, **kwargs) -> subprocess.Popen:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(command(run, *flags), env=env, stderr=subprocess.PIPE, **kwargs)
+    return subprocess.Popen(command(run, *flags), env=one_thread(), stderr=subprocess.PIPE, **kwargs)
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
@@ -358,8 +366,7 @@ def test_memory_does_not_grow_with_the_file(tiny_run, tmp_path, forms):
         path = write_table(tmp_path / f"{count}.{source}", rows)
         arguments = command(tiny_run, "--input", path, "--output", tmp_path / f"out.{output}", "--no-amp")
         arguments[1:1] = ["-c", PEAK]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        result = subprocess.run(arguments, capture_output=True, text=True, env=env)
+        result = subprocess.run(arguments, capture_output=True, text=True, env=one_thread())
         assert result.returncode == 0, result.stderr
         peaks.append(int(result.stdout))
     assert peaks[1] < peaks[0] + 40, peaks

@@ -22,15 +22,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import CATEGORY, ROOT, run_main
 from datasets import DatasetDict, load_from_disk
 
 from category_classification import lspc_raw, prepare_lspc, shards
 from category_classification.lspc_raw import SIX_CLASSES, clean_text, normalise_class
 from category_classification.row_keys import fold
-from training_utils import InputError, run_script
+from training_utils import InputError
 
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "category_classification" / "prepare_lspc.py"
+SCRIPT = CATEGORY / "prepare_lspc.py"
 DATA = Path(os.environ.get("REAL_DATA_DIR", ROOT.parent / "shared" / "data"))
 LABEL_KEY = "predicted_CategoryLabel_majority_voted"
 OTHER_CLASSES = ["Computers_and_Accessories", "Home_and_Garden"]
@@ -156,18 +156,8 @@ def expected_rows(
 
 def run(*arguments: object, workers: int = 1) -> tuple[int, str, str]:
     """Exit status, standard output and standard error of the script, run in this process."""
-    argv, out, err = sys.argv, io.StringIO(), io.StringIO()
-    stdout, stderr = sys.stdout, sys.stderr
-    sys.argv = ["prepare_lspc.py", *map(str, arguments), "--workers", str(workers)]
-    sys.stdout, sys.stderr = out, err
-    try:
-        run_script(prepare_lspc.main)
-        status = 0
-    except SystemExit as stop:
-        status = stop.code
-    finally:
-        sys.argv, sys.stdout, sys.stderr = argv, stdout, stderr
-    return status, out.getvalue(), err.getvalue()
+    result = run_main(prepare_lspc.main, *arguments, "--workers", workers)
+    return result.returncode, result.stdout, result.stderr
 
 
 def prepare(out: Path, *arguments: object, workers: int = 1) -> DatasetDict:

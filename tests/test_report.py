@@ -10,17 +10,16 @@ import pytest
 from category_classification.metrics import (
     bootstrap_intervals,
     classification_report,
-    coverage_curve,
     expected_calibration_error,
     reliability_bins,
 )
 from category_classification.report import (
+    markdown_report,
     markdown_table,
     plot_confusion,
     plot_learning_curve,
     plot_reliability,
     plot_rows_curve,
-    write_report,
 )
 from training_utils import InputError
 
@@ -85,35 +84,14 @@ def test_markdown_table_has_a_column_a_key_and_aligns_numbers():
     assert len({len(line) for line in table.splitlines()}) == 1
 
 
-def test_write_report_names_every_score_and_file(tmp_path, results):
-    report, probabilities, labels = results
-    log = write_records(tmp_path / "metrics.jsonl", [{"split": "train", "step": 1, "epoch": 0, "loss": 1.0}])
+def test_markdown_report_names_every_score(results):
+    report, _, _ = results
     rows = [{"model": "encoder", "macro_f1": 0.9}, {"model": "linear", "macro_f1": 0.8}]
-    paths = write_report(
-        tmp_path / "out",
-        report,
-        "Test split",
-        rows,
-        name="test",
-        metrics_jsonl=log,
-        reliability=reliability_bins(probabilities, labels),
-        coverage=coverage_curve(probabilities, labels),
-    )
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(p.name for p in paths)
-    assert all(is_png(path) for path in paths if path.suffix == ".png") and len(paths) == 5
-    written = json.loads((tmp_path / "out/test.json").read_text())
-    assert written["comparison"] == rows and written["macro_f1"] == report["macro_f1"]
-    text = (tmp_path / "out/test.md").read_text()
+    text = markdown_report(report, "Test split", rows)
     low, high = report["languages"]["de"]["macro_f1_interval"]
     (line,) = [line for line in text.splitlines() if line.startswith("| de ")]
     assert f"{report['languages']['de']['macro_f1']:.4f}" in line and f"{low:.4f} to {high:.4f}" in line
-    for expected in (
-        "| linear ",
-        "| Baby\\|Toys ",
-        "(learning_curve.png)",
-        "(reliability.png)",
-        "200 clusters",
-    ):
+    for expected in ("# Test split", "| linear ", "| Baby\\|Toys ", "200 clusters"):
         assert expected in text
 
 

@@ -5,7 +5,6 @@ input.
 """
 
 import json
-import os
 import random
 import shlex
 import shutil
@@ -17,7 +16,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CATEGORY, assert_refused, run_script
+from conftest import (
+    CATEGORY,
+    TORCHRUN,
+    assert_refused,
+    assert_same_weights,
+    one_thread,
+    records,
+    run_script,
+    torchrun,
+)
 
 SCRIPTS = [f"train_embedding_classifier{version}.py" for version in ("", "_v2", "_v3")]
 SMALL = "--hidden_size 192 --num_layers 2 --batch_size 16 --seq_len 24 --device cpu --lang_min_samples 5"
@@ -31,24 +39,6 @@ def script(request) -> Path:
 @pytest.fixture(scope="session")
 def base(tiny_data, tiny_tokenizer) -> list[str]:
     return ["--data", str(tiny_data), "--tokenizer", str(tiny_tokenizer), *SMALL.split()]
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["model"]
-
-
-def assert_same_weights(a: Path, b: Path, exact: bool = True) -> None:
-    first, second = weights(a), weights(b)
-    assert first.keys() == second.keys()
-    for name in first:
-        if exact:
-            assert torch.equal(first[name], second[name]), name
-        else:
-            torch.testing.assert_close(first[name], second[name], atol=2e-5, rtol=1e-4, msg=name)
-
-
-def records(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_run_leaves_all_it_promises_and_learns(script, base, tmp_path):
@@ -118,10 +108,6 @@ def test_ten_kills_at_random_moments_change_nothing(script, base, tmp_path):
     assert_same_weights(tmp_path / "whole/best.pt", out / "best.pt")
     steps = [(r["split"], r["step"]) for r in records(out) if r["split"] != "train"]
     assert steps == [(r["split"], r["step"]) for r in records(tmp_path / "whole") if r["split"] != "train"]
-
-
-def one_thread() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def kill_while_training(
@@ -198,28 +184,21 @@ def test_more_epochs_reshape_the_schedule_and_say_so(script, base, tmp_path):
 def test_two_ranks_equal_one_process_of_twice_the_batch(script, base, tmp_path):
     flags = [*base, *"--epochs 1 --grad_accum 2 --classifier_dropout 0 --max_drop_path 0".split()]
     assert run_script(script, *flags, "--batch_size", 32, "--out", tmp_path / "one").returncode == 0
-    result = torchrun(script, [*flags, "--out", str(tmp_path / "two")])
+    result = torchrun(script, *flags, "--out", tmp_path / "two")
     assert result.returncode == 0, result.stderr[-3000:]
     one, two = (tmp_path / name / "checkpoint-epoch1.pt" for name in ("one", "two"))
-    assert_same_weights(one, two, exact=False)
+    assert_same_weights(one, two, rtol=1e-4)
     one, two = ({r["split"]: r for r in records(tmp_path / name)} for name in ("one", "two"))
     assert one["train"]["loss"] == pytest.approx(two["train"]["loss"], rel=1e-4)
     assert one["test"]["macro_f1"] == pytest.approx(two["test"]["macro_f1"], abs=1e-6)
-
-
-def torchrun(script: Path, flags: list) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    command += ["--standalone", str(script), *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, env=one_thread())
 
 
 @pytest.mark.slow
 def test_a_killed_rank_leaves_a_checkpoint_that_resumes(script, base, tmp_path):
     out = tmp_path / "out"
     flags = [*base, *"--epochs 3 --save_every_steps 2 --log_every 1 --out".split(), str(out)]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
     process = subprocess.Popen(
-        [*command, str(script), *flags],
+        [*TORCHRUN, str(script), *flags],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=one_thread(),
     )  # fmt: skip
     for line in process.stdout:
@@ -230,9 +209,9 @@ def test_a_killed_rank_leaves_a_checkpoint_that_resumes(script, base, tmp_path):
     process.communicate()
     assert process.returncode != 0
     assert torch.load(out / "checkpoint-last.pt", weights_only=True)["progress"]["step"] >= 6
-    result = torchrun(script, [*flags, "--resume", "auto"])
+    result = torchrun(script, *flags, "--resume", "auto")
     assert result.returncode == 0, result.stderr[-3000:]
-    assert torchrun(script, [*flags[:-1], str(tmp_path / "whole")]).returncode == 0
+    assert torchrun(script, *flags[:-1], tmp_path / "whole").returncode == 0
     assert_same_weights(out / "checkpoint-epoch3.pt", tmp_path / "whole/checkpoint-epoch3.pt")
 
 

@@ -1,7 +1,6 @@
 """train_rqvae.py as a user runs it: outputs, exact resume, kills, signals, ranks, bad input."""
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -13,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-from conftest import ROOT, assert_refused, run_script
+from conftest import ROOT, assert_refused, assert_same_weights, one_thread, records, run_script, torchrun
 
 SCRIPT = ROOT / "semantic_ids/train_rqvae.py"
 SMALL = (
@@ -47,28 +45,6 @@ def embeddings(tmp_path_factory) -> Path:
 @pytest.fixture
 def base(embeddings) -> list[str]:
     return ["--embeddings_path", str(embeddings), *SMALL.split()]
-
-
-def one_thread() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, weights_only=True)["model"]
-
-
-def assert_same_weights(a: Path, b: Path, exact: bool = True) -> None:
-    first, second = weights(a), weights(b)
-    assert first.keys() == second.keys()
-    for name in first:
-        if exact:
-            assert torch.equal(first[name], second[name]), name
-        else:
-            torch.testing.assert_close(first[name], second[name], atol=2e-5, rtol=1e-3, msg=name)
-
-
-def records(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("flags", ["", "--use_ema_vq --no-use_rotation_trick", "--amp --input_scale raw"])
@@ -165,11 +141,9 @@ def test_two_ranks_equal_one_process_of_twice_the_batch(base, tmp_path, ema):
     flags = [*base, *ema, "--max_steps", "6"]
     one, two = tmp_path / "one", tmp_path / "two"
     assert run_script(SCRIPT, *flags, "--batch_size", 256, "--checkpoint_dir", one).returncode == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    command += [str(SCRIPT), *flags, "--checkpoint_dir", str(two)]
-    result = subprocess.run(command, capture_output=True, text=True, env=one_thread())
+    result = torchrun(SCRIPT, *flags, "--checkpoint_dir", two)
     assert result.returncode == 0, result.stderr[-3000:]
-    assert_same_weights(one / "final_model.pth", two / "final_model.pth", exact=False)
+    assert_same_weights(one / "final_model.pth", two / "final_model.pth", rtol=1e-3)
 
 
 @pytest.mark.parametrize("batch_size", [1000, 540, 100, 7])
