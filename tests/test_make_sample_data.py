@@ -1,4 +1,4 @@
-"""The sample corpus: same arguments same bytes, the raw formats, the dirt, and a task worth learning."""
+"""The sample data: same arguments same bytes, the raw formats, the dirt, and something worth learning."""
 
 import csv
 import gzip
@@ -11,19 +11,23 @@ import sys
 import time
 import zipfile
 from collections import Counter, defaultdict
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, assert_refused, run_script
+from conftest import ROOT, assert_refused, run_main, run_script
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from transformers import AutoTokenizer
 
 from category_classification.language_id import identify
+from semantic_ids import prepare_items
 
 SCRIPT = ROOT / "scripts" / "make_sample_data.py"
-ROWS = 4_000
+ROWS, ITEMS = 4_000, 1_000
 LABEL_FILE = "WDC_Corpus_LargeScaleExperiment_MajorityVoting.json.gz"
 SIX = ("Automotive", "Baby", "Books", "Clothing", "Jewelry", "Shoes")
 KEYS = set(
@@ -35,10 +39,10 @@ KEYS = set(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("samples")
-    result = run_script(SCRIPT, "--out", out, "--lspc_rows", ROWS)
+    result = run_script(SCRIPT, "--out", out, "--lspc_rows", ROWS, "--items", ITEMS)
     assert result.returncode == 0, result.stderr
-    assert "lspcV2020.zip" in result.stdout
-    assert [path.name for path in out.iterdir()] == ["lspc"]  # nothing set aside is left
+    assert "lspcV2020.zip" in result.stdout and "meta_Video_Games.jsonl.gz" in result.stdout
+    assert {path.name for path in out.iterdir()} == {"lspc", "semantic_ids"}  # nothing set aside is left
     return out / "lspc"
 
 
@@ -83,9 +87,16 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_same_arguments_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    again = run_script(SCRIPT, "--out", tmp_path, "--lspc_rows", ROWS, env={"PYTHONHASHSEED": "7"})
-    assert again.returncode == 0, again.stderr
-    assert digests(tmp_path / "lspc") == digests(folder)
+    for part in ("lspc", "semantic_ids"):  # each alone
+        flags = ["--lspc_rows", ROWS, "--items", ITEMS, "--only", part]
+        again = run_script(SCRIPT, "--out", tmp_path, *flags, env={"PYTHONHASHSEED": "7"})
+        assert again.returncode == 0, again.stderr
+    assert digests(tmp_path) == digests(folder.parent)
+
+
+def test_offers_are_those_of_earlier_versions(lines: list[bytes]) -> None:
+    """Published results rest on them."""
+    assert hashlib.sha256(b"\n".join(lines)).hexdigest().startswith("8cea0e5bc1832c09")
 
 
 def test_a_killed_run_leaves_nothing_and_the_next_succeeds(folder: Path, tmp_path: Path) -> None:
@@ -205,7 +216,92 @@ def test_a_linear_model_learns_much_but_not_all(offers: list[dict], labels: dict
 
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     assert_refused(run_script(SCRIPT, "--out", tmp_path, "--lspc_rows", -5), "--lspc_rows")
+    assert_refused(run_script(SCRIPT, "--out", tmp_path, "--items", 99), "--items")
+    assert_refused(run_script(SCRIPT, "--out", tmp_path, "--only", "naics"), "--only")
     file = tmp_path / "file"
     file.touch()
     assert_refused(run_script(SCRIPT, "--out", file), "--out", str(file))
     assert list(tmp_path.iterdir()) == [file]
+
+
+# ---------------------------------------------------------------- items
+
+
+@pytest.fixture(scope="module")
+def item_lines(folder: Path) -> list[bytes]:
+    whole = (folder.parent / "semantic_ids/meta_Video_Games.jsonl.gz").read_bytes()
+    return gzip.decompress(whole).splitlines()
+
+
+@pytest.fixture(scope="module")
+def prepared(folder: Path, tmp_path_factory) -> list[dict]:
+    """The items as prepare_items.py reads them."""
+    out = tmp_path_factory.mktemp("prepared") / "items.parquet"
+    source = folder.parent / "semantic_ids/meta_Video_Games.jsonl.gz"
+    assert run_main(prepare_items.main, "--input", source, "--output", out).returncode == 0
+    return pq.read_table(out).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def sequences(folder: Path) -> list[dict]:
+    with (folder.parent / "semantic_ids/sequences.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def test_items_have_the_raw_format(item_lines: list[bytes], prepared: list[dict]) -> None:
+    rows = [row for line in item_lines if (row := parse(line))]
+    names = (
+        "main_category title average_rating rating_number features description price images videos store "
+        "categories details parent_asin bought_together"
+    )
+    assert all(list(row) == names.split() for row in rows)
+    assert {type(row["details"]) for row in rows} == {dict, str}
+    assert all(re.fullmatch(r"B0[0-9A-Z]{8}", row["parent_asin"]) for row in rows if row["parent_asin"])
+    assert len(prepared) == len({row["parent_asin"] for row in prepared}) == ITEMS
+
+
+def test_items_have_every_kind_of_dirt(item_lines: list[bytes], prepared: list[dict]) -> None:
+    whole = b"\n".join(item_lines)
+    for mark in (b"&amp;", b"&#39;", b"&amp;amp;", b"<br />", b"<p>", b'"from ', b'"description": []'):
+        assert mark in whole, mark
+    parsed = [parse(line) for line in item_lines]
+    assert sum(row is None for row in parsed) >= 2  # cut off, not UTF-8, no object
+    rows = [row for row in parsed if row]
+    ids = Counter(row["parent_asin"] for row in rows)
+    assert sum(ids[name] for name in (None, "")) >= 1
+    assert sum(count > 1 for name, count in ids.items() if name) > ITEMS * 0.01
+    assert len({name for name in ids if name}) > ITEMS  # some have no text at all
+    assert sum(row["duplicate_of"] is not None for row in prepared) >= 3
+    clean = " ".join(row["item_context"] for row in prepared)
+    assert "&amp;" not in clean and "<p>" not in clean
+
+
+def test_purchases_keep_together_what_belongs_together(prepared: list[dict], sequences: list[dict]) -> None:
+    assert len(sequences) > ITEMS and all(len(row["history"]) >= 2 for row in sequences)
+    assert all(len({*row["history"], row["target"]}) == len(row["history"]) + 1 for row in sequences)
+    platforms = {row["parent_asin"]: row["platform"] for row in prepared}
+    bought = [item for row in sequences for item in (*row["history"], row["target"])]
+    assert 0 < sum(item not in platforms for item in bought) < 0.01 * len(bought)
+    pairs = [
+        (platforms.get(a), platforms.get(b))
+        for row in sequences
+        for a, b in pairwise([*row["history"], row["target"]])
+    ]
+    known = [pair for pair in pairs if all(pair)]
+    counts = Counter(platform for pair in known for platform in pair)
+    by_chance = sum((count / counts.total()) ** 2 for count in counts.values())
+    assert sum(a == b for a, b in known) > 2.5 * by_chance * len(known)
+
+
+def test_words_tell_what_an_item_is(prepared: list[dict]) -> None:
+    """A neighbour in words is mostly of the same genre or kind, without these being named."""
+    kinds = [row["genre"] or row["product_type"] for row in prepared]
+    rows = [
+        (f"{row['title']} {row['description'] or ''}", kind)
+        for row, kind in zip(prepared, kinds, strict=True)
+        if kind
+    ]
+    vectors = TfidfVectorizer(sublinear_tf=True).fit_transform([text for text, _ in rows])
+    nearest = (vectors @ vectors.T).toarray() - 2 * np.eye(len(rows))
+    right = [rows[place][1] == rows[i][1] for i, place in enumerate(nearest.argmax(1))]
+    assert 0.75 < np.mean(right) < 0.999
