@@ -22,6 +22,7 @@ except ImportError:  # an older or a CPU-only build
 
 LONGEST_FP32_ATTENTION = 64  # tokens: up to here a CPU's bfloat16 SDPA is 3-4x slower backward than float32
 GROUP_ROWS = 16
+SIZE_STEP = 64  # a CPU's matrix product is compiled for each new number of tokens: let there be few
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
@@ -111,13 +112,18 @@ def row_groups(mask: Tensor) -> Iterator[RowGroup]:
 
 
 class PackedTokens:
-    """Real tokens only, one text after the other."""
+    """Real tokens only, one text after the other; on a CPU a few copies of the first one fill up the line,
+    which no other token sees and no text counts.
+    """
 
     def __init__(self, mask: Tensor) -> None:
         mask = mask.bool()
         self.groups = [] if mask.is_cuda else list(row_groups(mask))
         self.num_rows, self.longest = mask.shape
-        self.kept = mask.flatten().nonzero().squeeze(1)  # (N)
+        kept = mask.flatten().nonzero().squeeze(1)
+        self.real = len(kept)
+        self.spare = -self.real % SIZE_STEP if self.groups else 0
+        self.kept = torch.cat((kept, kept[:1].expand(self.spare)))  # (N), spare tokens included
         self.lengths = mask.sum(1)  # (B)
         self.row_of = self.kept // self.longest  # (N)
         self.positions = self.kept % self.longest  # (N)
@@ -132,15 +138,16 @@ class PackedTokens:
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """(N, H, D), (N, K, D) x2 -> (N, H, D)."""
         if self.groups:
-            return torch.cat([group.attend(q, k, v) for group in self.groups])
+            found = [group.attend(q, k, v) for group in self.groups]
+            return torch.cat((*found, v.new_zeros(self.spare, *q.shape[1:])))
         q, k = q.to(v.dtype), k.to(v.dtype)
         return varlen_attn(
             q, k, v, self.boundaries, self.boundaries, self.longest, self.longest, enable_gqa=True
         )
 
     def mean(self, x: Tensor) -> Tensor:
-        x = at_least_fp32(x)
-        total = x.new_zeros(self.num_rows, x.shape[-1]).index_add(0, self.row_of, x)
+        x = at_least_fp32(x[: self.real])
+        total = x.new_zeros(self.num_rows, x.shape[-1]).index_add(0, self.row_of[: self.real], x)
         return total / self.lengths.clamp(min=1).unsqueeze(-1)
 
 

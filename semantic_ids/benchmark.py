@@ -142,18 +142,21 @@ def measure(case: str, args: argparse.Namespace) -> dict[str, list[tuple[float, 
     rows, builders = CASES[case]
     args = argparse.Namespace(**vars(args) | {"rows": args.rows or rows})
     context = multiprocessing.get_context("spawn")
-    pipes, answers = {}, {name: [] for name in builders}
+    pipes, processes, answers = {}, [], {name: [] for name in builders}
     for name, build in builders.items():
         pipes[name], other = context.Pipe()
         call_args = (build, args, torch.get_num_threads(), other)
-        context.Process(target=serve, args=call_args, daemon=True).start()  # none outlives a failure
+        process = context.Process(target=serve, args=call_args, daemon=True)  # none outlives a failure
+        process.start()
         other.close()
+        processes.append(process)
         _ask(pipes[name], name)  # built and warmed up one by one, so that none disturbs another
     for _ in range(args.repeats):
         for name, pipe in pipes.items():
             answers[name].append(_ask(pipe, name))
-    for pipe in pipes.values():
+    for pipe, process in zip(pipes.values(), processes, strict=True):
         pipe.send(False)
+        process.join()
     return answers
 
 

@@ -36,7 +36,7 @@ from tqdm import tqdm
 from semantic_ids.tokenize_items import ragged_path, text_hash
 from training_utils import InputError, World, init_distributed, pick_device, replacing, run_script
 
-TOKENS_A_BATCH = {"cpu": 2048, "cuda": 65_536, "mps": 8192}  # padded
+TOKENS_A_BATCH = {"cpu": 2048, "cuda": 65_536, "mps": 8192}  # padded; in float32 half as many
 MOST_WORKERS = 8  # more would wait for the interpreter
 BATCHES_A_SHARD = 32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -57,7 +57,11 @@ def parse_args() -> argparse.Namespace:
     add("--pooling", choices=("last", "mean"), default="last", help="Qwen3-Embedding: last; MiniLM: mean")
     add("--dim", type=int, default=1024, help="numbers kept of each embedding")
     add("--dtype", choices=("auto", *DTYPES), default="auto", help="auto: bfloat16 on CUDA, else float32")
-    add("--batch_tokens", type=int, help="padded tokens a batch (default: 65536 on CUDA, 2048 on a CPU)")
+    add(
+        "--batch_tokens",
+        type=int,
+        help="padded tokens a batch (default: 65536 on CUDA, 2048 on a CPU; float32: half)",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     add("--compile", action="store_true", help="compile the model")
     args = parser.parse_args()
@@ -241,7 +245,8 @@ def embed_missing(
     rows = np.array([row for row in first if str(tokens["text_hashes"][row]) not in have], dtype=np.int64)
     world.gather(None)  # no rank writes before all have seen what there is
     lengths = np.diff(tokens["offsets"])
-    todo = batches(lengths, rows, args.batch_tokens or TOKENS_A_BATCH[device.type])[world.rank :: world.size]
+    budget = args.batch_tokens or TOKENS_A_BATCH[device.type] * 2 // model.dtype.itemsize
+    todo = batches(lengths, rows, budget)[world.rank :: world.size]
     off = None if world.is_main else True
     bar = tqdm(total=sum(map(len, todo)), desc="embedding", unit=" texts", disable=off)
 
