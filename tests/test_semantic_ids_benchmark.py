@@ -9,7 +9,8 @@ import torch
 from conftest import ROOT, assert_refused, run_script
 
 from semantic_ids.benchmark import CASES, compare, embed_limit, matrix_product, packaged_model, rqvae_limit
-from semantic_ids.benchmark_peers import MAX_LENGTH, draw_items, draw_texts
+from semantic_ids.benchmark_peers import MAX_LENGTH, Embedding, draw_items, draw_texts
+from semantic_ids.embed_items import side_by_side
 
 SCRIPT = ROOT / "semantic_ids/benchmark.py"
 KEYS = ["case", "metric", "ours", "peer", "peer_value", "ratio", "repeats"]
@@ -61,6 +62,36 @@ def test_a_tiny_run(tmp_path, case):
     agreement = [r["ratio"] for r in records if r["metric"] in ("lowest_cosine", "inertia", "unique_share")]
     least = {"embed": 0.9999, "embed_bf16": 0.999, "kmeans_init": 0.9, "unique_1m": 1}.get(case)
     assert not agreement if least is None else min(agreement) >= least
+
+
+def test_batches_side_by_side_change_nothing():
+    args = argparse.Namespace(model=packaged_model(), rows=20, device="cpu")
+    contender, before, found = Embedding(args), torch.get_num_threads(), []
+    contender.flags.batch_tokens = 300
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            contender.run()
+            found.append(contender.result())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.abs(found[0] - found[1]).max() < 1e-6
+
+
+def test_a_failure_among_batches_side_by_side_ends_them():
+    before = torch.get_num_threads()
+
+    def fail(_number):
+        raise ValueError
+
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError), side_by_side(torch.device("cpu"), compiled=False) as apply:
+            list(apply(fail, range(1000)))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_limits_run_on_any_device(capsys):
