@@ -57,10 +57,11 @@ folder = Path(sys.argv[1]) / "output"
 ids = pq.read_table(folder / "Video_Games_semantic_ids.parquet").to_pandas()
 titles = pq.read_table(folder / "Video_Games_items_updated.parquet", columns=["parent_asin", "title"]).to_pandas()
 ids = ids.merge(titles, on="parent_asin")
-siblings = [group for _, group in ids.groupby(["semantic_id_0", "semantic_id_1"]) if group["title"].nunique() > 2]
 print(f"\n{'semantic ID':16}title")
-for group in siblings[:: max(1, len(siblings) // 3)][:3]:
-    for row in group.drop_duplicates("title").sort_values(["semantic_id_2", "semantic_id_3"])[:3].itertuples():
+for first in ids["semantic_id_0"].value_counts().index[:120:40]:
+    group = ids[ids["semantic_id_0"] == first].drop_duplicates("title")
+    family = group["semantic_id_1"] == group["semantic_id_1"].mode()[0]
+    for row in [*group[family][:2].itertuples(), *group[~family][:1].itertuples()]:
         print(f"{row.semantic_id:16}{row.title:.80}")
 
 methods = json.loads((folder / "Video_Games_evaluation/metrics.json").read_text())["methods"]
