@@ -50,7 +50,8 @@ def test_ratios_are_medians_of_pairs_and_above_one_where_ours_is_better():
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_tiny_run(tmp_path, case):
-    rows = 12 if case.startswith("embed") else 300
+    # 256 codes of 300 items would be a draw of lots
+    rows = 12 if case.startswith("embed") else 3000 if case == "kmeans_init" else 300
     path = tmp_path / "b.json"
     flags = ["--case", case, "--repeats", 1, "--rows", rows, "--device", "cpu", "--json", path]
     result = run_script(SCRIPT, *flags)
@@ -60,7 +61,7 @@ def test_a_tiny_run(tmp_path, case):
     assert all(r["ours"] > 0 and r["peer_value"] > 0 and r["ratio"] > 0 for r in records)
     assert {r["peer"] for r in records} == set(CASES[case][1]) - {"ours"}
     agreement = [r["ratio"] for r in records if r["metric"] in ("lowest_cosine", "inertia", "unique_share")]
-    least = {"embed": 0.9999, "embed_bf16": 0.999, "kmeans_init": 0.9, "unique_1m": 1}.get(case)
+    least = {"embed": 0.9999, "embed_bf16": 0.999, "kmeans_init": 0.97, "unique_1m": 1}.get(case)
     assert not agreement if least is None else min(agreement) >= least
 
 
