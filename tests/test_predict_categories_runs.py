@@ -369,7 +369,7 @@ def test_memory_does_not_grow_with_the_file(tiny_run, tmp_path, forms):
         result = subprocess.run(arguments, capture_output=True, text=True, env=one_thread())
         assert result.returncode == 0, result.stderr
         peaks.append(int(result.stdout))
-    assert peaks[1] < peaks[0] + 40, peaks
+    assert peaks[1] < peaks[0] + 60, peaks  # of 108 MB more
 
 
 def test_long_rows_make_small_chunks(tiny_run, tmp_path, monkeypatch):
