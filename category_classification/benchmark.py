@@ -1,6 +1,6 @@
 """Rows per second of this project beside three peers, on the same rows, in turn.
 
-    python category_classification/benchmark.py --json out.json      (twelve minutes on two cores)
+    python category_classification/benchmark.py --json out.json      (eight minutes on two cores)
 
 Peers: `padded_origin`, our model as it was first published: every row padded to 256 tokens, attention
 materialised, foreach AdamW, in float32 or under AMP, whichever is faster here; `trainer_padded`,
@@ -8,15 +8,15 @@ transformers' Trainer on a BERT of the same depth, width and vocabulary (fewer p
 ours), padded to 256, fused AdamW, bfloat16; `trainer_grouped`, the same with rows grouped by length and
 padded to their longest.
 
-Each contender lives in a process of its own and is called in turn; a figure is the median of the repeats
-after one warm-up. Rows are drawn with the length distribution of real titles, or titles with descriptions
-(Qwen3 tokens), and with ids so distributed that 64 titles touch some 530 of 151,669 embedding rows. A
-contender that pads every row to 256 costs the same whatever the rows are, so it gets fewer of them. Peak
-memory is the process's.
+Each peer is met in turn, in a process of its own beside ours; both are called alternately, and a figure is
+the median of the repeats after a warm-up. All keep the memory they free, so that nobody pays for fresh
+pages. Rows are drawn with the length distribution of real titles, or titles with descriptions (Qwen3
+tokens), and with ids so distributed that 64 titles touch some 530 of 151,669 embedding rows. A contender
+that pads every row to 256 costs the same whatever the rows are, so it gets fewer of them. Peak memory is the
+process's, during a case.
 """
 
 import argparse
-import ctypes
 import math
 import multiprocessing
 import os
@@ -25,6 +25,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ from training_utils import (
 # log-normal lengths: median, spread of the logarithm (p90 32 of 18, and 194 of 116), and the rows ours takes
 LENGTHS = {"titles": (18.0, 0.45, 768), "descriptions": (116.0, 0.38, 128)}
 CASES = {"train_titles": "titles", "train_descriptions": "descriptions", "predict_titles": "titles"}
+Pairs = list[tuple[tuple[float, float], tuple[float, float]]]  # (rows a second, MB) of ours, of a peer
 PEERS = ("padded_origin", "trainer_padded", "trainer_grouped")
 ZIPF_EXPONENT, ZIPF_SHIFT = 1.25, 4.0  # 64 titles then touch about 530 ids, 64 descriptions 1,900
 
@@ -69,7 +71,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--case", choices=(*CASES, "all"), default="all")
     parser.add_argument("--json", type=Path, help="also write the figures there")
-    parser.add_argument("--repeats", type=positive, default=5)
+    parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--rows", type=positive, help="rows a repeat (default: by case)")
     parser.add_argument("--vocab_size", type=positive, default=151_669)
     parser.add_argument("--num_layers", type=positive, default=10)
@@ -97,9 +99,8 @@ def draw_rows(count: int, kind: str, vocab_size: int, seed: int = 0) -> Split:
 class Ours:
     """The trainer's path: batches in random order, packed; AMP, fused or row-wise AdamW, clipping."""
 
-    def __init__(self, args: argparse.Namespace, split: Split) -> None:
-        keep_freed_memory()  # as run_script does for every script
-        self.split, self.device = split, pick_device(args.device)
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.device = pick_device(args.device)
         config = EncoderConfig(
             vocab_size=args.vocab_size,
             num_layers=args.num_layers,
@@ -114,12 +115,12 @@ class Ours:
         if args.embedding_update == "rows":
             self.optimizer.follow(self.model.encoder.embeddings)
         self.scaler = make_grad_scaler(self.device, True)
-        self.loader, self.epoch = TrainingBatches(split, BATCH, 0, ALONE), 0
+        self.epoch = 0
 
-    def train(self) -> float:
+    def train(self, split: Split) -> float:
         self.model.train()
         started = time.perf_counter()
-        for batch in self.loader.epoch(self.epoch):
+        for batch in TrainingBatches(split, BATCH, 0, ALONE).epoch(self.epoch):
             batch = to_device(batch, self.device)
             with autocast(self.device, True):
                 loss = F.cross_entropy(
@@ -128,37 +129,44 @@ class Ours:
             self.scaler.scale(loss).backward()
             optimizer_step(self.optimizer, self.scaler, self.model.parameters(), max_grad_norm=1.0)
         self.epoch += 1
-        return len(self.split) / (time.perf_counter() - started)
+        return len(split) / (time.perf_counter() - started)
 
-    def predict(self) -> float:
+    def predict(self, split: Split) -> float:
         self.model.eval()
         started = time.perf_counter()
-        for batch in evaluation_batches(self.split, ALONE, BATCH_TOKENS[self.device.type]):
+        for batch in evaluation_batches(split, ALONE, BATCH_TOKENS[self.device.type]):
             batch = to_device(batch, self.device)
             with torch.inference_mode(), autocast(self.device, True):
                 self.model(batch["input_ids"], batch["attention_mask"]).argmax(-1).cpu()
-        return len(self.split) / (time.perf_counter() - started)
+        return len(split) / (time.perf_counter() - started)
 
 
-def build(name: str, args: argparse.Namespace, split: Split) -> Any:
-    """A contender: its `train()` and `predict()` return rows a second."""
+def build(name: str, args: argparse.Namespace) -> Any:
+    """A contender: its `train(split)` and `predict(split)` return rows a second."""
     if name == "ours":
-        return Ours(args, split)
+        return Ours(args)
     if name == "padded_origin":
-        return PaddedOrigin(args, split)
-    return HuggingFaceTrainer(args, split, grouped=name == "trainer_grouped")
+        return PaddedOrigin(args)
+    return HuggingFaceTrainer(args, grouped=name == "trainer_grouped")
 
 
-def serve(name: str, args: argparse.Namespace, split: Split, threads: int, pipe: Any) -> None:
-    """A contender's process: answers each call with (rows a second, peak memory in MB)."""
+def serve(name: str, args: argparse.Namespace, splits: dict[str, Split], threads: int, pipe: Any) -> None:
+    """A contender's process: answers each case with (rows a second, peak memory in MB)."""
+    keep_freed_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    contender = build(name, args, split)
-    for call in iter(pipe.recv, None):
-        speed = getattr(contender, call)()
-        if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-            libc.malloc_trim(0)  # what is free goes back, for the next contender
+    contender = build(name, args)
+    for case in iter(pipe.recv, None):
+        forget_peak_memory()
+        speed = getattr(contender, case.split("_")[0])(splits[CASES[case]])
         pipe.send((speed, peak_memory_mb()))
+
+
+def forget_peak_memory() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass  # the peak is then the process's so far
 
 
 def peak_memory_mb() -> float:
@@ -172,64 +180,69 @@ def peak_memory_mb() -> float:
         )
 
 
-def measure(case: str, args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Figures of each contender, called in turn; the first round warms up."""
-    kind, call = CASES[case], case.split("_")[0]
-    split = draw_rows(args.rows or LENGTHS[kind][2], kind, args.vocab_size)
-    context = multiprocessing.get_context("spawn")
-    figures = {name: {"rows_per_second": [], "peak_memory_mb": []} for name in ("ours", *PEERS)}
-    pipes, processes = {}, []
-    for name in figures:
-        pipes[name], other = context.Pipe()
-        call_args = (name, args, split, torch.get_num_threads(), other)
-        process = context.Process(target=serve, args=call_args, daemon=True)  # none outlives a failure
-        process.start()
+class Contender:
+    """A process that runs cases on request."""
+
+    def __init__(self, name: str, args: argparse.Namespace, splits: dict[str, Split]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.name, (self.pipe, other) = name, context.Pipe()
+        arguments = (name, args, splits, torch.get_num_threads(), other)
+        self.process = context.Process(target=serve, args=arguments, daemon=True)  # outlives no failure
+        self.process.start()
         other.close()
-        processes.append(process)
-        _ask(pipes[name], name, call)  # built and warmed up one by one, so that none disturbs another
-    for _ in range(args.repeats):
-        for name, pipe in pipes.items():
-            speed, memory = _ask(pipe, name, call)
-            figures[name]["rows_per_second"].append(speed)
-            figures[name]["peak_memory_mb"].append(memory)
-    for pipe, process in zip(pipes.values(), processes, strict=True):
-        pipe.send(None)
-        process.join()
-    return figures
+
+    def run(self, case: str) -> tuple[float, float]:
+        """Rows a second, peak memory in MB."""
+        try:
+            self.pipe.send(case)
+            return self.pipe.recv()
+        except (ConnectionError, EOFError):
+            reason = "an error (above), or too little memory"
+            raise InputError(f"the contender {self.name} ended: {reason}") from None
+
+    def end(self) -> None:
+        self.pipe.send(None)
+        self.process.join()
 
 
-def _ask(pipe: Any, name: str, call: str) -> tuple[float, float]:
-    try:
-        pipe.send(call)
-        return pipe.recv()
-    except (ConnectionError, EOFError):
-        raise InputError(f"the contender {name} ended: an error (above), or too little memory") from None
+def measure(cases: Sequence[str], args: argparse.Namespace) -> Iterator[tuple[str, str, Pairs]]:
+    """Case, peer, and its (ours, the peer's) answers, called alternately after a warm-up."""
+    splits = {
+        kind: draw_rows(args.rows or LENGTHS[kind][2], kind, args.vocab_size)
+        for kind in {CASES[case] for case in cases}
+    }
+    ours = Contender("ours", args, splits)
+    for name in PEERS:
+        peer = Contender(name, args, splits)
+        for case in cases:
+            for contender in (ours, peer):
+                contender.run(case)
+            yield case, name, [(ours.run(case), peer.run(case)) for _ in range(args.repeats)]
+        peer.end()
+    ours.end()
 
 
-def compare(case: str, figures: dict[str, dict[str, list[float]]]) -> list[dict[str, Any]]:
-    """One record a metric and peer; ratio is above 1 where ours is better."""
+def compare(case: str, peer: str, pairs: Pairs) -> list[dict[str, Any]]:
+    """One record a metric; ratio is above 1 where ours is better."""
     records = []
-    for peer in PEERS:
-        for metric in ("rows_per_second", "peak_memory_mb"):
-            ours, theirs = figures["ours"][metric], figures[peer][metric]
-            pairs = list(zip(ours, theirs, strict=True))
-            ratios = [a / b if metric == "rows_per_second" else b / a for a, b in pairs]
-            records.append(
-                {
-                    "case": case,
-                    "metric": metric,
-                    "ours": round(statistics.median(ours), 2),
-                    "peer": peer,
-                    "peer_value": round(statistics.median(theirs), 2),
-                    "ratio": round(statistics.median(ratios), 3),
-                    "repeats": len(pairs),
-                }
-            )
+    for number, metric in enumerate(("rows_per_second", "peak_memory_mb")):
+        values = [(ours[number], theirs[number]) for ours, theirs in pairs]
+        ratios = [a / b if metric == "rows_per_second" else b / a for a, b in values]
+        records.append(
+            {
+                "case": case,
+                "metric": metric,
+                "ours": round(statistics.median(a for a, _ in values), 2),
+                "peer": peer,
+                "peer_value": round(statistics.median(b for _, b in values), 2),
+                "ratio": round(statistics.median(ratios), 3),
+                "repeats": len(pairs),
+            }
+        )
     return records
 
 
-def print_table(records: list[dict[str, Any]]) -> None:
-    print(f"{'case':20}{'metric':18}{'ours':>10}  {'peer':18}{'value':>10}{'ratio':>8}")
+def print_records(records: list[dict[str, Any]]) -> None:
     for r in records:
         line = f"{r['case']:20}{r['metric']:18}{r['ours']:10.1f}  {r['peer']:18}{r['peer_value']:10.1f}"
         print(f"{line}{r['ratio']:8.2f}", flush=True)
@@ -258,9 +271,10 @@ def main() -> None:
     args = parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     records = []
-    for case in CASES if args.case == "all" else [args.case]:
-        found = compare(case, measure(case, args))
-        print_table(found)
+    print(f"{'case':20}{'metric':18}{'ours':>10}  {'peer':18}{'value':>10}{'ratio':>8}", flush=True)
+    for case, peer, pairs in measure(list(CASES) if args.case == "all" else [args.case], args):
+        found = compare(case, peer, pairs)
+        print_records(found)
         records += found
     if pick_device(args.device).type == "cuda":
         print_share_of_ceiling(records, args)

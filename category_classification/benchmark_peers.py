@@ -41,26 +41,33 @@ def pad_to(batch: dict[str, Tensor], length: int) -> dict[str, Tensor]:
 class PaddedOrigin:
     """Every row padded to 256 tokens, materialised attention, foreach AdamW on the whole table."""
 
-    def __init__(self, args: argparse.Namespace, split: Split) -> None:
+    def __init__(self, args: argparse.Namespace) -> None:
         embedding_classifier.lay_out = MaterialisedTokens  # in this process only
-        self.split, self.device = split, pick_device(args.device)
+        self.device = pick_device(args.device)
         config = EncoderConfig(vocab_size=args.vocab_size, num_layers=args.num_layers)
         self.model = EmbeddingClassifier(config, NUM_CLASSES).to(self.device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=2e-4, foreach=True)
-        self.rows = np.arange(min(BATCH, len(split)))
-        self.amp = False
-        speeds = {}
+        self.amp = self._faster_in_amp(args.vocab_size)
+
+    def _faster_in_amp(self, vocab_size: int) -> bool:
+        """By a quarter of a batch: what the table costs is the same in both."""
+        ids = torch.randint(vocab_size, (BATCH // 4, PADDED_LENGTH), device=self.device)
+        labels = torch.zeros(len(ids), dtype=torch.int64, device=self.device)
+        batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+        seconds = {}
         for self.amp in (False, True):
-            self.train()
-            speeds[self.amp] = max(self.train() for _ in range(2))  # a disturbed run must not decide
-        self.amp = max(speeds, key=speeds.get)
+            self._step(batch)
+            seconds[self.amp] = min(self._step(batch) for _ in range(2))  # a disturbed run must not decide
+        return min(seconds, key=seconds.get)
 
-    def _batch(self) -> dict[str, Tensor]:
-        return pad_to(to_device(self.split.batch(self.rows), self.device), PADDED_LENGTH)
+    def _batch(self, split: Split) -> dict[str, Tensor]:
+        rows = np.arange(min(BATCH, len(split)))
+        return pad_to(to_device(split.batch(rows), self.device), PADDED_LENGTH)
 
-    def train(self) -> float:
+    def _step(self, batch: dict[str, Tensor]) -> float:
+        """Seconds of a training step."""
         self.model.train()
-        started, batch = time.perf_counter(), self._batch()
+        started = time.perf_counter()
         with autocast(self.device, self.amp):
             loss = F.cross_entropy(self.model(batch["input_ids"], batch["attention_mask"]), batch["labels"])
         loss.backward()
@@ -68,36 +75,43 @@ class PaddedOrigin:
         self.optimizer.step()
         self.optimizer.zero_grad()
         loss.item()
-        return len(self.rows) / (time.perf_counter() - started)
+        return time.perf_counter() - started
 
-    def predict(self) -> float:
+    def train(self, split: Split) -> float:
+        batch = self._batch(split)
+        return len(batch["labels"]) / self._step(batch)
+
+    def predict(self, split: Split) -> float:
         self.model.eval()
-        started, batch = time.perf_counter(), self._batch()
+        batch = self._batch(split)
+        started = time.perf_counter()
         with torch.inference_mode(), autocast(self.device, self.amp):
             self.model(batch["input_ids"], batch["attention_mask"]).argmax(-1).cpu()
-        return len(self.rows) / (time.perf_counter() - started)
+        return len(batch["labels"]) / (time.perf_counter() - started)
 
 
 class HuggingFaceTrainer:
     """transformers' Trainer with its documented fast options."""
 
-    def __init__(self, args: argparse.Namespace, split: Split, grouped: bool) -> None:
+    def __init__(self, args: argparse.Namespace, grouped: bool) -> None:
         from transformers import BertConfig, BertForSequenceClassification
 
         self.grouped, self.device, self.compile = grouped, pick_device(args.device), args.compile_peers
-        # Padded to 256 all batches cost the same, so one (after a first that is not timed) will do.
-        count = len(split) if grouped else min(2 * BATCH, len(split))
-        self.rows = [self._row(split, i) for i in range(count)]
         config = BertConfig(
             vocab_size=args.vocab_size, hidden_size=384, num_hidden_layers=args.num_layers,
             num_attention_heads=6, intermediate_size=1536, num_labels=NUM_CLASSES,
         )  # fmt: skip
         self.model = BertForSequenceClassification(config)
 
-    @staticmethod
-    def _row(split: Split, i: int) -> dict[str, Any]:
-        ids = split.tokens[split.offsets[i] : split.offsets[i + 1]].astype(np.int64).tolist()
-        return {"input_ids": ids, "labels": int(split.labels[i]), "length": len(ids)}
+    def _rows(self, split: Split) -> list[dict[str, Any]]:
+        """Padded to 256 all batches cost the same, so one will do."""
+        texts = np.split(split.tokens.astype(np.int64), split.offsets[1:-1])
+        if not self.grouped:
+            texts = texts[:BATCH]
+        return [
+            {"input_ids": ids.tolist(), "labels": int(label), "length": len(ids)}
+            for ids, label in zip(texts, split.labels, strict=False)
+        ]
 
     def _collate(self, rows: list[dict]) -> dict[str, Tensor]:
         longest = max(len(row["input_ids"]) for row in rows) if self.grouped else PADDED_LENGTH
@@ -112,7 +126,7 @@ class HuggingFaceTrainer:
             "labels": torch.tensor([row["labels"] for row in rows]),
         }
 
-    def _trainer(self, folder: str, clock: Any) -> Any:
+    def _trainer(self, rows: list[dict], folder: str, clock: Any) -> Any:
         from transformers import PrinterCallback, Trainer, TrainingArguments
 
         settings = TrainingArguments(
@@ -124,33 +138,32 @@ class HuggingFaceTrainer:
             torch_compile=self.compile,
         )  # fmt: skip
         trainer = Trainer(
-            model=self.model, args=settings, train_dataset=self.rows,
+            model=self.model, args=settings, train_dataset=rows,
             data_collator=self._collate, callbacks=[clock],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         return trainer
 
-    def train(self) -> float:
+    def train(self, split: Split) -> float:
         from transformers import TrainerCallback
 
-        ends = []
+        rows, times = self._rows(split), []
 
-        class Clock(TrainerCallback):
-            def on_step_end(self, *_args, **_kwargs) -> None:
-                ends.append(time.perf_counter())
+        class Clock(TrainerCallback):  # from the first step on: the Trainer's start-up does not count
+            def on_step_begin(self, *_args, **_kwargs) -> None:
+                times.append(time.perf_counter())
 
-        started = time.perf_counter()
+            on_step_end = on_step_begin
+
         with tempfile.TemporaryDirectory() as folder:
-            self._trainer(folder, Clock()).train()
-        if len(ends) < 2:  # tiny test runs
-            return len(self.rows) / (ends[-1] - started)
-        if self.grouped:  # the first batch holds the longest rows: count all of it, but not the start-up
-            return len(self.rows) / (ends[-1] - ends[0]) * (len(ends) - 1) / len(ends)
-        return (len(self.rows) - BATCH) / (ends[-1] - ends[0])
+            self._trainer(rows, folder, Clock()).train()
+        return len(rows) / (times[-1] - times[0])
 
-    def predict(self) -> float:
+    def predict(self, split: Split) -> float:
         """Batches in order of length for the grouped one; the Trainer's own prediction has no such order."""
-        rows = sorted(self.rows, key=lambda row: row["length"]) if self.grouped else self.rows
+        rows = self._rows(split)
+        if self.grouped:
+            rows.sort(key=lambda row: row["length"])
         model = self.model.to(self.device).eval()
         started = time.perf_counter()
         for start in range(0, len(rows), BATCH):

@@ -35,12 +35,8 @@ def test_padding_and_materialised_attention_compute_the_same(monkeypatch):
 
 
 def test_ratios_are_medians_of_pairs_and_above_one_where_ours_is_better():
-    figures = {"ours": {"rows_per_second": [10.0, 30.0, 20.0], "peak_memory_mb": [100.0] * 3}}
-    for peer in PEERS:
-        figures[peer] = {"rows_per_second": [5.0, 10.0, 4.0], "peak_memory_mb": [150.0] * 3}
-    records = compare("train_titles", figures)
-    assert len(records) == 2 * len(PEERS)
-    speed, memory = records[:2]
+    pairs = [((10.0, 100.0), (5.0, 150.0)), ((30.0, 100.0), (10.0, 150.0)), ((20.0, 100.0), (4.0, 150.0))]
+    speed, memory = compare("train_titles", "padded_origin", pairs)
     assert (speed["ours"], speed["peer_value"], speed["ratio"], speed["repeats"]) == (20.0, 5.0, 3.0, 3)
     assert memory["ratio"] == 1.5
 
