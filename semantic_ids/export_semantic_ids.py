@@ -5,12 +5,14 @@
 
 Out: CATEGORY_semantic_ids.parquet (`parent_asin`, `semantic_id_0`, ..., `semantic_id` as "12-7-201-0",
 `tokens`), the same as JSON, the codebooks and the prefix tree as .npz. Items that share all levels' codes are
-told apart by a last code, given in the order of their ids, whatever the order of the rows. With --previous,
-items keep the last code that they had and new ones take the next: IDs once given stay.
+told apart by a last code, given in the order of their ids, whatever the order of the rows; --collision_price
+first moves some of them to the next best code of the last level. With --previous, items keep the codes that
+they had and new ones take what is free: IDs once given stay.
 """
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from semantic_ids.id_metrics import pack
+from semantic_ids.collisions import resolve_collisions, spread_last_level
 from semantic_ids.item_embeddings import EmbeddingDataset
 from semantic_ids.prefix_trie import PrefixTrie
 from semantic_ids.rqvae import RQVAE
@@ -40,6 +42,13 @@ def parse_args() -> argparse.Namespace:
     add("--embeddings", type=Path, help="default: DATA_DIR/output/CATEGORY_items_with_embeddings.parquet")
     add("--output", type=Path, help="default: DATA_DIR/output/CATEGORY_semantic_ids.parquet")
     add("--previous", type=Path, help="an earlier export, whose IDs stay")
+    add(
+        "--collision_price",
+        type=float,
+        default=0.0,
+        help="of two items with all codes in common, in mean squared distances: above 0, one of them takes "
+        "another last-level code if that costs less",
+    )
     add("--collision_size", type=int, help="last codes there are (default: the codebook's size)")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     args = parser.parse_args()
@@ -50,6 +59,8 @@ def parse_args() -> argparse.Namespace:
         raise InputError(f"--output {args.output}: name a .parquet file")
     if args.collision_size is not None and args.collision_size < 1:
         raise InputError("--collision_size must be 1 or more")
+    if not 0 <= args.collision_price < math.inf:
+        raise InputError("--collision_price must be 0 or more")
     return args
 
 
@@ -68,13 +79,16 @@ def load_rqvae(path: Path, device: torch.device) -> tuple[RQVAE, RQVAEConfig]:
     return model.to(device).eval(), config
 
 
-def encode_items(model: RQVAE, vectors: np.ndarray, device: torch.device) -> np.ndarray:
-    """(N, E) -> codes (N, L)."""
-    parts = torch.from_numpy(vectors).split(ITEMS_AT_ONCE)
-    return torch.cat([model.encode(part.to(device)).cpu() for part in parts]).numpy()
+def encode_items(model: RQVAE, vectors: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    """(N, E) -> codes (N, L), and what all levels but the last leave (N, D)."""
+    codes, residuals = [], []
+    for part in torch.from_numpy(vectors).split(ITEMS_AT_ONCE):
+        codes.append(model.encode(part.to(device)))
+        residuals.append(model.last_residual(part.to(device), codes[-1]).cpu())
+    return torch.cat(codes).cpu().numpy(), torch.cat(residuals).numpy()
 
 
-# ---------------------------------------------------------------- collisions
+# ---------------------------------------------------------------- IDs given before
 
 
 def read_previous(path: Path, levels: int) -> dict[str, tuple[int, ...]]:
@@ -91,29 +105,16 @@ def read_previous(path: Path, levels: int) -> dict[str, tuple[int, ...]]:
     return {str(item): codes for item, *codes in rows}
 
 
-def resolve_collisions(
-    ids: list[str], codes: np.ndarray, num_codes: int, previous: dict[str, tuple[int, ...]]
-) -> np.ndarray:
-    """The last code of each item (N): its place among the items of the same codes, ordered by item id.
-
-    Codes that `previous` gave to the same item with the same codes stay; the others take what is free,
-    from the highest given one on, so that a code is never given to two items over time.
-    """
-    groups = pack(torch.from_numpy(codes), num_codes).numpy()
-    kept = np.full(len(ids), -1)
+def keep_previous(
+    ids: list[str], codes: np.ndarray, previous: dict[str, tuple[int, ...]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (N, L) with the last level of `previous` where an item's prefix is what it was; and where (N)."""
+    codes, fixed = codes.copy(), np.zeros(len(ids), dtype=bool)
     for row, item in enumerate(ids):
         was = previous.get(item)
-        if was is not None and list(was[:-1]) == codes[row].tolist():
-            kept[row] = was[-1]
-    highest: dict[int, int] = {}  # also of items that are gone
-    for *was, last in previous.values():
-        group = int(pack(torch.tensor([was]), num_codes))
-        highest[group] = max(highest.get(group, -1), last)
-    last = kept.copy()
-    for row in sorted(np.flatnonzero(kept < 0).tolist(), key=lambda row: ids[row]):
-        group = int(groups[row])
-        last[row] = highest[group] = highest.get(group, -1) + 1
-    return last
+        if was is not None and list(was[:-2]) == codes[row, :-1].tolist():
+            codes[row, -1], fixed[row] = was[-2], True
+    return codes, fixed
 
 
 # ---------------------------------------------------------------- output
@@ -153,7 +154,11 @@ def main() -> None:
     previous = read_previous(args.previous, config.codebook_quantization_levels) if args.previous else {}
 
     # Codes
-    codes = encode_items(model, items.vectors, device)
+    codes, residuals = encode_items(model, items.vectors, device)
+    if args.collision_price:
+        codes, fixed = keep_previous(items.ids, codes, previous)
+        codebook = model.quantizers[-1].codebook.detach().cpu().numpy()
+        codes = spread_last_level(items.ids, codes, residuals, codebook, args.collision_price, fixed)
     last = resolve_collisions(items.ids, codes, config.codebook_size, previous)
     room = args.collision_size or config.codebook_size
     if last.max() >= room:

@@ -278,6 +278,14 @@ class RQVAE(nn.Module):
         return torch.stack(codes, 1)
 
     @torch.no_grad()
+    def last_residual(self, embeddings: Tensor, codes: Tensor) -> Tensor:
+        """(B, E), (B, L) -> what all levels but the last leave of the latents (B, D)."""
+        residual = self.encoder(self.scale(embeddings)).to(self.input_mean.dtype)
+        for quantizer, numbers in zip(self.quantizers[:-1], codes.T, strict=False):
+            residual = residual - quantizer.codebook[numbers]
+        return residual
+
+    @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (B, L), or the first few levels of them, -> embeddings (B, E)."""
         levels = zip(self.quantizers, codes.unbind(1), strict=False)

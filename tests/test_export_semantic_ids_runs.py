@@ -11,7 +11,8 @@ from conftest import assert_refused, run_main, run_script
 from test_train_rqvae_runs import SCRIPT, SMALL, clusters, write_embeddings
 
 from semantic_ids import export_semantic_ids
-from semantic_ids.export_semantic_ids import load_rqvae, resolve_collisions
+from semantic_ids.collisions import resolve_collisions, spread_last_level
+from semantic_ids.export_semantic_ids import load_rqvae
 from semantic_ids.prefix_trie import PrefixTrie
 
 CODES = np.array([[1, 2], [1, 2], [0, 1], [1, 2], [0, 1]])
@@ -133,6 +134,97 @@ def test_ids_stay_when_items_are_added_or_sorted_anew(trained, tmp_path):
     )
     assert export(trained, tmp_path / "shuffled.parquet", sorted_anew).returncode == 0
     assert ids_of(sorted_anew) == before
+
+
+# ---------------------------------------------------------------- the last level, chosen together
+
+
+def small_prefix(seed: int):
+    """Ten items of two prefixes, five codes: residuals close enough to share codes, one item twice."""
+    rng = np.random.default_rng(seed)
+    codebook, residuals = rng.normal(size=(5, 3)), 0.7 * rng.normal(size=(10, 3))
+    residuals[3] = residuals[8] = residuals[1]
+    prefixes = np.array([0, 0, 1, 0, 1, 0, 1, 1, 0, 1])
+    nearest = np.square(residuals[:, None] - codebook).sum(2).argmin(1)
+    codes = np.column_stack((prefixes, 1 - prefixes, nearest))
+    return [f"i{n}" for n in range(10)], codes, residuals, codebook
+
+
+def cheapest(rows, residuals, codebook, collision):
+    """The least total cost of one prefix, by trying every assignment; equal items count once."""
+    distinct = [
+        row for n, row in enumerate(rows) if not any((residuals[row] == residuals[r]).all() for r in rows[:n])
+    ]
+    distances = np.square(residuals[distinct][:, None] - codebook).sum(2)
+    options = [*range(len(codebook)), None]
+    costs = []
+    for choice in itertools.product(options, repeat=len(distinct)):
+        chosen = [code for code in choice if code is not None]
+        if len(set(chosen)) == len(chosen):
+            costs.append(
+                sum(
+                    distances[n].min() + collision if code is None else distances[n, code]
+                    for n, code in enumerate(choice)
+                )
+            )
+    return min(costs)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("price", [0.3, 3.0, 1e3])
+def test_last_level_is_the_cheapest_assignment(seed, price):
+    ids, codes, residuals, codebook = small_prefix(seed)
+    fixed = np.zeros(10, dtype=bool)
+    found = spread_last_level(ids, codes, residuals, codebook, price, fixed)
+    assert (found[:, :2] == codes[:, :2]).all()
+    collision = price * np.square(residuals - codebook[codes[:, 2]]).sum(1).mean()
+    for prefix in (0, 1):
+        rows = [row for row in range(10) if codes[row, 0] == prefix]
+        if len({codes[row, 2] for row in rows}) == len(rows):
+            continue
+        first = {}
+        for row in rows:
+            same = first.setdefault(tuple(residuals[row]), found[row, 2])
+            assert same == found[row, 2], "equal items stay together"
+        # Of those that share a code, the one that the code was assigned to pays nothing for it.
+        best = cheapest(rows, residuals, codebook, collision)
+        cost, owned = 0.0, set()
+        for residual, code in first.items():
+            distances = np.square(np.array(residual) - codebook).sum(1)
+            shared = code in owned
+            owned.add(code)
+            cost += distances[code] + (collision if shared else 0)
+        assert cost == pytest.approx(best)
+    order = np.random.default_rng(seed).permutation(10)
+    shuffled = [ids[n] for n in order], codes[order], residuals[order], codebook, price, fixed
+    assert (spread_last_level(*shuffled) == found[order]).all()
+
+
+def test_price_nothing_changes_nothing_and_fixed_items_keep_their_code():
+    ids, codes, residuals, codebook = small_prefix(0)
+    fixed = np.zeros(10, dtype=bool)
+    assert (spread_last_level(ids, codes, residuals, codebook, 0.0, fixed) == codes).all()
+    fixed[[0, 2, 5]] = True
+    given = codes.copy()
+    given[[0, 2, 5], 2] = 4, 4, 3  # not their nearest ones
+    found = spread_last_level(ids, given, residuals, codebook, 1e3, fixed)
+    assert found[[0, 2, 5], 2].tolist() == [4, 4, 3]
+    others = found[(codes[:, 0] == 0) & ~fixed, 2]
+    assert not {4, 3} & set(others.tolist())
+
+
+def test_spread_ids_stay_when_items_are_added(trained, tmp_path):
+    near, first, second = (tmp_path / f"{name}.parquet" for name in ("near", "first", "second"))
+    price = "--collision_price", 100
+    assert export(trained, trained[1], near).returncode == 0
+    assert export(trained, trained[1], first, *price).returncode == 0
+    prefixes = [{code.rpartition("-")[0] for code in ids_of(path).values()} for path in (near, first)]
+    assert len(prefixes[1]) > len(prefixes[0])
+    result = export(trained, trained[2], second, "--previous", first, *price)
+    assert result.returncode == 0 and "0 changed" in result.stdout, result.stderr
+    before, after = ids_of(first), ids_of(second)
+    assert all(after[item] == code for item, code in before.items()) and len(set(after.values())) == 600
+    assert_refused(export(trained, trained[1], first, "--collision_price", -1), "--collision_price")
 
 
 def test_bad_input_is_named(trained, tmp_path):

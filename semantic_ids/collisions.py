@@ -1,0 +1,90 @@
+"""What becomes of items that share all codes: another last-level code for some, a number for the rest."""
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from semantic_ids.id_metrics import pack
+
+NOT_ALLOWED = 1e300  # a cost that no sum of real ones comes near
+
+
+def spread_last_level(
+    ids: list[str],
+    codes: np.ndarray,
+    residuals: np.ndarray,
+    codebook: np.ndarray,
+    price: float,
+    fixed: np.ndarray,
+) -> np.ndarray:
+    """Codes (N, L) whose last level is chosen for all items of a prefix together, at the least total cost.
+
+    `residuals` (N, D) is what the levels before leave, `codebook` (K, D) the last level's. An item's cost is
+    the squared distance to its code, or, where it shares its nearest code, that and `price` times the mean
+    distance of all items. Price 0 changes nothing; a high one ends each collision that K codes can end. Equal
+    items stay together; `fixed` (N) ones keep their code, and no other item gets it.
+    """
+    codes = codes.copy()
+    collision = price * float(np.square(residuals - codebook[codes[:, -1]]).sum(1).mean())
+    if collision == 0:
+        return codes
+    prefixes = pack(torch.from_numpy(codes[:, :-1]), len(codebook)).numpy()
+    order = np.lexsort((np.array(ids), prefixes))  # by item id within a prefix: rows may come in any order
+    for rows in np.split(order, np.flatnonzero(np.diff(prefixes[order])) + 1):
+        if len(np.unique(codes[rows, -1])) < len(rows) and not fixed[rows].all():
+            _spread(rows, codes, residuals, codebook, collision, fixed)
+    return codes
+
+
+def _spread(
+    rows: np.ndarray,
+    codes: np.ndarray,
+    residuals: np.ndarray,
+    codebook: np.ndarray,
+    collision: float,
+    fixed: np.ndarray,
+) -> None:
+    """New last codes for the free items among `rows`, which have one prefix."""
+    _, first, which = np.unique(residuals[rows], axis=0, return_index=True, return_inverse=True)
+    which = which.reshape(-1)
+    distances = np.square(residuals[rows[first], None] - codebook).sum(2, dtype=np.float64)  # (M, K)
+    settled = np.unique(which[fixed[rows]])  # an item that equals a fixed one joins it
+    for number in settled:
+        codes[rows[which == number], -1] = codes[rows[(which == number) & fixed[rows]][0], -1]
+    open_ = np.setdiff1d(np.arange(len(first)), settled)
+    open_ = open_[np.argsort(first[open_])]  # by item id, so that ties fall the same way
+    if len(open_) == 0:
+        return
+    # A column a code, and one an item in which it stays at its nearest code for the price of a collision.
+    own = distances[open_]
+    stay = np.full((len(open_), len(open_)), NOT_ALLOWED)
+    np.fill_diagonal(stay, own.min(1) + collision)
+    own[:, codes[rows[fixed[rows]], -1]] = NOT_ALLOWED
+    for number, column in zip(open_, linear_sum_assignment(np.hstack((own, stay)))[1], strict=True):
+        if column < len(codebook):
+            codes[rows[which == number], -1] = column
+
+
+def resolve_collisions(
+    ids: list[str], codes: np.ndarray, num_codes: int, previous: dict[str, tuple[int, ...]]
+) -> np.ndarray:
+    """The last number of each item (N): its place among the items of the same codes, ordered by item id.
+
+    Numbers that `previous` gave to the same item with the same codes stay; the others take what is free,
+    from the highest given one on, so that none is ever given to two items.
+    """
+    groups = pack(torch.from_numpy(codes), num_codes).numpy()
+    kept = np.full(len(ids), -1)
+    for row, item in enumerate(ids):
+        was = previous.get(item)
+        if was is not None and list(was[:-1]) == codes[row].tolist():
+            kept[row] = was[-1]
+    highest: dict[int, int] = {}  # also of items that are gone
+    for *was, last in previous.values():
+        group = int(pack(torch.tensor([was]), num_codes))
+        highest[group] = max(highest.get(group, -1), last)
+    last = kept.copy()
+    for row in sorted(np.flatnonzero(kept < 0).tolist(), key=lambda row: ids[row]):
+        group = int(groups[row])
+        last[row] = highest[group] = highest.get(group, -1) + 1
+    return last
