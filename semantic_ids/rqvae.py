@@ -229,10 +229,12 @@ class RQVAE(nn.Module):
     def unscale(self, x: Tensor) -> Tensor:
         return x.to(self.input_mean.dtype) / self.input_scale + self.input_mean
 
-    def forward(self, embeddings: Tensor) -> RQVAEOutput:
-        """(B, E) -> RQVAEOutput."""
+    def forward(self, embeddings: Tensor, noise: Tensor | None = None) -> RQVAEOutput:
+        """(B, E) -> RQVAEOutput. The encoder sees `noise` (B, E) on the scaled embeddings, the loss not: a
+        denoising autoencoder (Vincent et al. 2008, ICML), which brings neighbours to the same codes.
+        """
         x = self.scale(embeddings)
-        latent = self.encoder(x)
+        latent = self.encoder(x if noise is None else x + noise)
         quantized, codes, codebook_losses, commitment_losses, residual = self.quantize(latent)
         decoded = self.decoder(quantized)
         return RQVAEOutput(

@@ -46,6 +46,9 @@ class RQVAEConfig:
     input_scale: str = setting(
         "unit", "unit: centre, and scale to variance 1; raw: as it is", choices=("unit", "raw")
     )
+    input_noise: float = setting(
+        0.0, "deviation of the noise added to scaled inputs in training; neighbours then share more codes"
+    )
     # optimization
     batch_size: int = setting(32768, "items a micro-batch and process")
     gradient_accumulation_steps: int = setting(1, "micro-batches a step")
@@ -95,8 +98,9 @@ class RQVAEConfig:
         ).split():
             if getattr(self, name) < 1:
                 raise InputError(f"--{name} {getattr(self, name)}: must be 1 or more")
-        counts = "warmup_steps patience save_every_steps keep_last max_steps seed commitment_weight"
-        for name in counts.split():
+        for name in (
+            "warmup_steps patience save_every_steps keep_last max_steps seed commitment_weight input_noise"
+        ).split():
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"--{name} {getattr(self, name)}: must not be below 0")
         if self.codebook_size < 2 or self.codebook_size**self.codebook_quantization_levels >= 2**63:

@@ -35,11 +35,13 @@ from training_utils import (
 
 KMEANS_ITEMS = 65_536  # at most, to start the codebooks from
 RESET_ITEMS = 4096  # drawn for a reset of unused codes
+NOISE_BLOCK = 1024  # places of an epoch
 # A resume with another value of one of these is allowed, but is not the run that was stopped.
 EXACT_SETTINGS = (
     "batch_size gradient_accumulation_steps scheduler_type warmup_start_lr warmup_steps max_lr min_lr "
     "use_gradient_clipping gradient_clip_norm reset_unused_codes steps_per_codebook_reset "
-    "codebook_usage_threshold val_split seed amp amp_dtype commitment_weight use_rotation_trick input_scale"
+    "codebook_usage_threshold val_split seed amp amp_dtype commitment_weight use_rotation_trick input_scale "
+    "input_noise"
 ).split()
 
 
@@ -185,9 +187,32 @@ def batches(run: Run, train_rows: Tensor) -> Iterator[dict[str, Any]]:
     """
     generator = np.random.Generator(np.random.PCG64([run.config.seed, run.progress["epoch"]]))
     order = train_rows[torch.from_numpy(generator.permutation(len(train_rows)))]
-    for rows in order.split(run.global_batch)[run.progress["batch"] :]:
+    for number, rows in list(enumerate(order.split(run.global_batch)))[run.progress["batch"] :]:
         own = rows[run.world.rank :: run.world.size]
-        yield {"rows": own if len(own) else rows[:1], "weight": len(own), "global_rows": len(rows)}
+        yield {
+            "rows": own if len(own) else rows[:1],
+            "weight": len(own),
+            "global_rows": len(rows),
+            "first": number * run.global_batch,
+        }
+
+
+def input_noise(run: Run, batch: dict[str, Any], width: int) -> Tensor | None:
+    """(B, E) for this rank's rows. A row's noise depends on its place in the epoch alone, and so not on how
+    micro-batches, ranks and resumed runs share the epoch: it is drawn in blocks of so many places.
+    """
+    if run.config.input_noise == 0:
+        return None
+    first, last = batch["first"], batch["first"] + batch["global_rows"]
+    generator, blocks = torch.Generator(run.device), []
+    for block in range(first // NOISE_BLOCK, -(-last // NOISE_BLOCK)):
+        seed = np.random.SeedSequence([run.config.seed, run.progress["epoch"], block])
+        generator.manual_seed(int(seed.generate_state(1, np.uint64)[0]) >> 1)
+        blocks.append(torch.randn(NOISE_BLOCK, width, generator=generator, device=run.device))
+    start = first % NOISE_BLOCK
+    noise = torch.cat(blocks)[start : start + batch["global_rows"]]
+    own = noise[run.world.rank :: run.world.size]
+    return run.config.input_noise * (own if len(own) else noise[:1])
 
 
 def train(run: Run, items: Tensor, train_rows: Tensor, validation_rows: Tensor) -> None:
@@ -237,7 +262,8 @@ def _backward(run: Run, items: Tensor, group: list[dict]) -> tuple[dict[str, flo
         between = run.world.size > 1 and number < len(group)  # ranks exchange gradients once a step
         with run.wrapped.no_sync() if between else nullcontext():
             with autocast(run.device, run.config.amp, run.config.amp_dtype):
-                output = run.wrapped(items[batch["rows"].to(run.device)])
+                noise = input_noise(run, batch, items.shape[1])
+                output = run.wrapped(items[batch["rows"].to(run.device)], noise)
             total, vq = run.model.loss(output)
             share = batch["weight"] / rows
             run.scaler.scale(total * (share * run.world.size)).backward()  # DDP takes the mean over ranks

@@ -47,7 +47,9 @@ def base(embeddings) -> list[str]:
     return ["--embeddings_path", str(embeddings), *SMALL.split()]
 
 
-@pytest.mark.parametrize("flags", ["", "--use_ema_vq --no-use_rotation_trick", "--amp --input_scale raw"])
+@pytest.mark.parametrize(
+    "flags", ["--input_noise 0.3", "--use_ema_vq --no-use_rotation_trick", "--amp --input_scale raw"]
+)
 def test_a_run_leaves_all_it_promises_and_learns(base, tmp_path, flags):
     out = tmp_path / "out"
     flags = ["--num_epochs", "30", "--save_every_steps", "50", *flags.split()]
@@ -79,6 +81,7 @@ def test_resume_is_exact(base, tmp_path):
     flags = [
         *base,
         *"--num_epochs 12 --gradient_accumulation_steps 2 --save_every_steps 7 --keep_last 0".split(),
+        *"--input_noise 0.3".split(),
     ]
     assert run_script(SCRIPT, *flags, "--checkpoint_dir", tmp_path / "whole").returncode == 0
     stored = tmp_path / "whole/checkpoint_step_14.pth"
@@ -134,11 +137,22 @@ def test_a_signal_saves_and_stops(base, tmp_path):
     assert len(list(out.glob("checkpoint_step_*.pth"))) == 1
 
 
+@pytest.mark.parametrize("ema", [[], ["--use_ema_vq"]])
+def test_accumulation_equals_the_large_batch(base, tmp_path, ema):
+    """540 items, of which 486 train: the last group of an epoch is shorter."""
+    flags = [*base, *ema, *"--max_steps 6 --input_noise 0.3".split()]
+    many, large = tmp_path / "many", tmp_path / "large"
+    small = "--batch_size", 70, "--gradient_accumulation_steps", 3
+    assert run_script(SCRIPT, *flags, *small, "--checkpoint_dir", many).returncode == 0
+    assert run_script(SCRIPT, *flags, "--batch_size", 210, "--checkpoint_dir", large).returncode == 0
+    assert_same_weights(many / "final_model.pth", large / "final_model.pth", rtol=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("ema", [[], ["--use_ema_vq"]])
 def test_two_ranks_equal_one_process_of_twice_the_batch(base, tmp_path, ema):
     """540 items in batches of 256: the last is shorter. Resets, k-means and averages are of all ranks."""
-    flags = [*base, *ema, "--max_steps", "6"]
+    flags = [*base, *ema, *"--max_steps 6 --input_noise 0.3".split()]
     one, two = tmp_path / "one", tmp_path / "two"
     assert run_script(SCRIPT, *flags, "--batch_size", 256, "--checkpoint_dir", one).returncode == 0
     result = torchrun(SCRIPT, *flags, "--checkpoint_dir", two)
