@@ -20,7 +20,7 @@ FORMATS = {
     "float8_e5m2": (2.0**-17, 2.0**-14, 61440.0),
 }
 LEAST_EXPONENT, EXPONENTS = -149, 277  # floor(log2 |x|) of a float32 lies in [-149, 127]
-PROBED = 2**24  # elements of a tensor that a histogram reads, evenly spaced
+PROBED, PROBED_ON_CPU = 2**24, 2**20  # elements of a tensor that a histogram reads, evenly spaced
 
 
 def group_parameters(model: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -177,7 +177,8 @@ class ValueHistogram:
 
     def add(self, tensor: Tensor) -> None:
         values = tensor.detach().reshape(-1)
-        values = values[:: math.ceil(values.numel() / PROBED) or 1].float().abs()
+        limit = PROBED_ON_CPU if values.device.type == "cpu" else PROBED
+        values = values[:: math.ceil(values.numel() / limit) or 1].float().abs()
         finite = values.isfinite()
         _, exponents = torch.frexp(values[finite & (values > 0)])  # x = m 2^e with 0.5 <= m < 1
         bins = torch.bincount(exponents.long() - 1 - LEAST_EXPONENT, minlength=EXPONENTS)

@@ -26,6 +26,7 @@ from experiments.report_statistics import (
     t_interval,
 )
 
+UNTRAINED = "not resolved (hardly learnt)"
 LEARNT_F1, LEARNT_LOSS = 0.2, 0.8  # micro-F1; share of the loss of guessing, ln(vocabulary)
 TARGET_SHARE = 0.95  # of the baseline's fall in validation loss; equal quality is reached there
 

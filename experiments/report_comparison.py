@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report_analysis import Chapter, Summary
+from experiments.report_analysis import UNTRAINED, Chapter, Summary, caution
 from experiments.report_data import BASE, TITLES, Metric, Setting, config_order
 from experiments.report_statistics import flips, resampled_means, spearman, spearman_interval
 from experiments.report_text import MISSING, describe_delta
@@ -98,6 +98,7 @@ def decide(chapters: list[Chapter]) -> list[dict[str, str]]:
     """What to take in which situation, and the rows that say so."""
     found = []
     for chapter in chapters:
+        before = len(found)
         summaries = chapter.summaries[0]
         half = [name for name in summaries if "fp16" in name]
         found += [
@@ -114,6 +115,10 @@ def decide(chapters: list[Chapter]) -> list[dict[str, str]]:
         found.append(
             _pairs(chapter, "optimizer state is too large: keep it in 8 bits?", EIGHT_BIT_PAIRS, "equal")
         )
+        if caution(chapter):
+            found[before:] = [
+                row if row["take"] == MISSING else row | {"take": UNTRAINED} for row in found[before:]
+            ]
     return found
 
 

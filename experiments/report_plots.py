@@ -176,7 +176,7 @@ def plot_memory(chapter: Chapter, path: Path) -> None:
         axes.invert_yaxis()
         axes.set(xlabel="GB", xlim=(0, 1.08 * left.max() or 1))
         axes.grid(axis="x")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.08 - 0.25 / len(rows)), ncols=4, fontsize=8)
+        axes.figure.legend(loc="outside lower center", ncols=4, fontsize=8)
 
     save_figure(path, (9, 1.6 + 0.28 * max(3, len(rows))), draw)
 
@@ -280,7 +280,7 @@ def _draw_heat_map(axes: "Axes", chapter: Chapter) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.9, aspect=18)
-    bar.set_ticks(at := [-end, -end / 2, 0, end / 2, end], labels=[f"x {2**x:.3g}" for x in at])
+    bar.set_ticks(at := [-end, -end / 2, 0, end / 2, end], labels=[f"x {2**x:.4g}" for x in at])
     bar.outline.set_visible(False)
 
 

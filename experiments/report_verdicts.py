@@ -1,6 +1,6 @@
 """Verdicts on the hypotheses of PLAN.md and on our own prediction, with the rows behind each."""
 
-from experiments.report_analysis import Chapter, matrix_share
+from experiments.report_analysis import UNTRAINED, Chapter, caution, matrix_share
 from experiments.report_comparison import EIGHT_BIT_PAIRS, HEAD_PAIRS, first_of
 from experiments.report_data import BASE, TITLES
 from experiments.report_statistics import RESOLUTION, pareto_front
@@ -46,7 +46,7 @@ def _by_pairs(hypothesis: str, chapter: Chapter, pairs: tuple, supports: str) ->
     elif "open" in found:
         verdict = f"not resolved at n={min(delta.count for delta in deltas.values())}"
     else:
-        verdict = "refuted"
+        verdict = UNTRAINED if caution(chapter) else "refuted"
     return _verdict(hypothesis, chapter, verdict, evidence)
 
 
@@ -133,7 +133,7 @@ def _repaired(chapter: Chapter) -> dict[str, str]:
     )
     found = [delta.verdict for delta in gains.values()]
     if harm.verdict in ("equal", "better"):
-        verdict = f"nothing to repair (within {RESOLUTION})"
+        verdict = UNTRAINED if caution(chapter) else f"nothing to repair (within {RESOLUTION})"
     elif all(v == "better" for v in found) and harm.verdict == "worse":
         verdict = "supported"
     elif "better" in found:

@@ -15,8 +15,9 @@ import torch
 from experiments.costs import matmul_ceiling, mfu
 from experiments.dtype_configs import DtypeConfig, get_config
 from experiments.precision import TORCH_DTYPES, emulated, unsupported
+from experiments.run_state import Run, prepare, weights_sha256
 from experiments.task import Evaluation, Task
-from experiments.training import Run, evaluate_run, prepare, train, weights_sha256
+from experiments.training import evaluate_run, train
 from training_utils import (
     InputError,
     World,
@@ -51,7 +52,7 @@ def code_version() -> str:
     """A hash of what computes a result: the modules of this folder but those of the report."""
     digest = hashlib.sha256()
     folder = Path(__file__).parent
-    named = "adamw costs dtype_configs linear precision probes task training run_record".split()
+    named = "adamw costs dtype_configs linear precision probes run_record run_state task training".split()
     files = [folder / f"{name}.py" for name in named]
     for path in [*files, *sorted(folder.glob("*/*.py"))]:
         if path.name != "prepare_data.py":

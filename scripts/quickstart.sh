@@ -78,7 +78,44 @@ print(f"to browse       {folder}/Video_Games_evaluation/ids.html")
 PYTHON
 }
 
-existing=(category_classification semantic_ids)
+experiments() {
+  local dir=$out/experiments
+  local sources=$samples/experiments
+  [ -f "$sources/EURLEX57K.zip" ] || "$python" scripts/make_sample_data.py --out "$samples" --seed 0 --only experiments
+  [ -d "$dir/eurlex" ] || "$python" experiments/classification/prepare_data.py --input "$sources/EURLEX57K.zip" \
+    --tokenizer "$sources/tokenizer" --max_length 64 --allow_partial --out "$dir/eurlex"
+  [ -d "$dir/lm" ] || "$python" experiments/language_modeling/prepare_data.py --input "$sources/corpus.txt" \
+    --tokenizer "$sources/tokenizer" --out "$dir/lm"
+  local small="--config all --max_steps 100 --eval_steps 50 --gradient_accumulation_steps 1 --save_every_steps 0"
+  small+=" --batch_size 16 --learning_rate 2e-3"
+  "$python" experiments/baseline_tfidf.py --data "$dir/eurlex" --out "$dir/classification"
+  # shellcheck disable=SC2086
+  "$python" experiments/classification/run.py $small --encoder tiny-random --head_bias_init prior \
+    --data "$dir/eurlex" --out "$dir/classification"
+  # shellcheck disable=SC2086
+  "$python" experiments/language_modeling/run.py $small --num_layers 2 --hidden_size 64 --num_heads 2 --block_size 64 \
+    --data "$dir/lm" --out "$dir/language_modeling"
+  "$python" experiments/report.py --results "$dir/classification" "$dir/language_modeling" --out "$dir/report"
+  "$python" - "$dir/report/summary.csv" <<'PYTHON'
+import csv, sys
+
+rows = {(row["task"], row["config"]): row for row in csv.DictReader(open(sys.argv[1]))}
+tasks = "classification", "language_modeling"
+print(f"\n{'':22}{'EUR-Lex micro-F1':>18}{'language model loss':>21}{'samples/s of each':>22}")
+for name in dict.fromkeys(config for _, config in rows):
+    cells, speeds = [], []
+    for task, width in zip(tasks, (18, 21)):
+        row = rows.get((task, name), {"status": "-", "samples_per_second": ""})
+        done = row["status"] == "completed"
+        cells.append(f"{float(row['metric1_mean']):{width}.4f}" if done else f"{row['status']:>{width}}")
+        speeds.append(f"{float(row['samples_per_second']):11,.0f}" if row["samples_per_second"] else f"{'-':>11}")
+    print(f"{name:22}" + "".join(cells + speeds))
+PYTHON
+  echo "report          $dir/report/report.md"
+  echo "to browse       $dir/report/report.html"
+}
+
+existing=(category_classification experiments semantic_ids)
 projects=("$@")
 [ $# -gt 0 ] || projects=("${existing[@]}")
 for project in "${projects[@]}"; do

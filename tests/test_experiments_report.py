@@ -19,6 +19,7 @@ from experiments.report_analysis import caution, make_chapters, target_loss
 from experiments.report_comparison import decide
 from experiments.report_data import make_settings, read_results
 from experiments.report_text import markdown_table, significant
+from experiments.report_verdicts import verdicts
 
 TASKS = tuple(RATES)
 
@@ -180,6 +181,7 @@ def test_verdicts_cite_what_they_rest_on(written):
     assert "the cause is eps" in evidence
     name = "ours 1: weights kept in bf16 lose most updates at lr 2e-5 and few at 6e-4"
     assert found[name, "Classification"] == ("supported", "lr 2e-05: 85% lost, lr 0.0006: 12% lost")
+    repair = "ours 2: Kahan, stochastic rounding or a master repair it (lr 2e-05)"
     verdict, evidence = found[repair, "Classification"]
     assert verdict == "supported" and "bf16_pure over fp32_baseline" in evidence and "n=3 (worse)" in evidence
     other = found[repair, "Language modelling"]
@@ -232,7 +234,7 @@ def test_nothing_is_recommended_that_costs_more_or_is_worse(tmp_path):
 
 
 def test_a_baseline_that_has_not_learnt_is_named(tmp_path):
-    configs = [get_config("fp32_baseline")]
+    configs = [get_config(name) for name in ("fp32_baseline", "amp_bf16", "amp_bf16_8bit_adam")]
     for task, cautious in (("classification", 0.01), ("language_modeling", 3.2)):
         rows = write_results(tmp_path / task, task, grid=False, configs=configs)
         (chapter,) = chapters_of(tmp_path / task)
@@ -243,6 +245,10 @@ def test_a_baseline_that_has_not_learnt_is_named(tmp_path):
         (tmp_path / task / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         (chapter,) = chapters_of(tmp_path / task)
         assert "has hardly learnt" in caution(chapter)
+        taken = {row["take"] for row in decide([chapter])}
+        assert taken == {"-", "not resolved (hardly learnt)"}
+        read = {row["hypothesis"][:2]: row["verdict"] for row in verdicts([chapter])}
+        assert read["H3"] == "not resolved (hardly learnt)"
 
 
 def test_a_pair_that_flips_is_found(tmp_path):

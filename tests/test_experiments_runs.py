@@ -1,4 +1,4 @@
-"""Runs of both studies as a user starts them: row, pairs of seeds, resume, kills, ranks, sweeps, bad input."""
+"""Runs of both studies as a user starts them: row, pairs, resume, kills, ranks, sweeps, bad input."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""The EURLEX57K imitation: same bytes from a seed, the raw format and its dirt, a long tail worth learning."""
+"""The EURLEX57K imitation: equal bytes from a seed, the raw format and its dirt, a long tail to learn."""
 
 import hashlib
 import json

@@ -191,7 +191,7 @@ def _hub(name: str) -> Iterator[Row]:
 
 
 def read_descriptors(content: bytes, place: str) -> dict[str, str]:
-    """EuroVoc id -> English name, from an object of ids (to names, or objects with `label`) or lines with `id`."""
+    """EuroVoc id -> name: an object of ids (to names, or to objects with `label`), or lines with `id`."""
     try:
         if place.endswith(".jsonl"):
             values = [json.loads(line) for line in content.splitlines() if line.strip()]

@@ -86,7 +86,7 @@ class MultiLabelMetrics:
         self.count += len(logits)
 
     def _keep(self, **columns: np.ndarray) -> None:
-        """Into arrays that double: many small ones between a batch's large tensors would break up the heap."""
+        """Into arrays that double: small ones in between a batch's large tensors would break up the heap."""
         for name, column in columns.items():
             kept, end = self._columns.get(name), self.count + len(column)
             if kept is None or end > len(kept):
@@ -243,14 +243,14 @@ def _first_of_ties(
 
 
 def _count_bins(logits: Tensor) -> np.ndarray:
-    """How many logits have each upper half of a float32, as which its 65,536 values count; see `_ascending`."""
+    """How many logits have each upper half of a float32 (a bfloat16's bits), in the order of these bits."""
     logits = logits.contiguous() + 0.0  # -0 becomes 0, which it is equal to
     halves = _numpy(logits).ravel().view(np.uint16)[_UPPER::2]
     return np.bincount(halves, minlength=BINS)
 
 
 def _ascending(counts: np.ndarray) -> np.ndarray:
-    """Bins in the order of their logits: negative ones (the sign bit is the highest) backwards, then positive."""
+    """Bins in the order of their logits: negative ones (highest bit set) backwards, then others."""
     return np.concatenate([counts[: BINS // 2 - 1 : -1], counts[: BINS // 2]])
 
 

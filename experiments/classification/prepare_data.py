@@ -154,8 +154,8 @@ def write_split(
     folder: Path, split: str, documents: list[Document], label_map: dict[str, int], tokenizer: TextTokenizer,
     max_length: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """The files of one split; returns its figures for metadata.json. By id, so that the order of files in a zip
-    or lines in a dump is no part of the data.
+    """The files of one split; returns its figures for metadata.json. Documents come by id, so that the order
+    of files in a zip or of lines in a dump is no part of the data.
     """
     documents = sorted(documents, key=lambda document: document.celex_id)
     ids: list[np.ndarray] = []
@@ -260,9 +260,9 @@ def main() -> None:
     for reason, count in corpus.left_out.items():
         print(f"left out: {count} x {reason} (first: {corpus.first[reason]})")
     for split, figures in metadata["splits"].items():
+        size = f"{figures['documents']:6,} documents, {figures['labels_per_document']:.2f} labels each"
         print(
-            f"{split:10}  {figures['documents']:6,} documents  "
-            f"{figures['labels_per_document']:5.2f} labels each  {figures['tokens_per_document']:6.1f} tokens, {figures['cut_share']:.0%} cut"
+            f"{split:10} {size}, {figures['tokens_per_document']:.1f} tokens, {figures['cut_share']:.0%} cut"
         )
     groups = ", ".join(f"{count:,} {name}" for name, count in metadata["label_groups"].items())
     print(f"{metadata['labels']:,} labels ({groups})  fingerprint {metadata['fingerprint']}  {args.out}")

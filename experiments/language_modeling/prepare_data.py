@@ -4,9 +4,10 @@
     python experiments/language_modeling/prepare_data.py --input folder/ --tokenizer DIR
     python experiments/language_modeling/prepare_data.py --input Salesforce/wikitext
 
-In: a text file, cut into 90 % training, 5 % validation and 5 % test text in this order; a folder of texts, one
-or more a split, with train, valid (or dev) or test in their names; or a hub data set with a column `text`.
-Without training text nine tenths of the first other split are. Out, in --out: SPLIT.tokens.npy, metadata.json.
+In: a text file, cut into 90 % training, 5 % validation and 5 % test text in this order; a folder of texts,
+one or more a split, with train, valid (or dev) or test in their names; or a hub data set with a column
+`text`. Without training text nine tenths of the first other split are. Out, in --out: SPLIT.tokens.npy and
+metadata.json.
 
 Texts are tokenized in pieces that end with a line. Rows of a hub data set are documents: the tokenizer's
 end-of-text id stands after each.
