@@ -42,7 +42,8 @@ def folder(tmp_path_factory) -> Path:
     result = run_script(SCRIPT, "--out", out, "--lspc_rows", ROWS, "--items", ITEMS)
     assert result.returncode == 0, result.stderr
     assert "lspcV2020.zip" in result.stdout and "meta_Video_Games.jsonl.gz" in result.stdout
-    assert {path.name for path in out.iterdir()} == {"lspc", "semantic_ids"}  # nothing set aside is left
+    parts = {"lspc", "semantic_ids", "experiments"}
+    assert {path.name for path in out.iterdir()} == parts  # nothing set aside is left
     return out / "lspc"
 
 
@@ -87,7 +88,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_same_arguments_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    for part in ("lspc", "semantic_ids"):  # each alone
+    for part in ("lspc", "semantic_ids", "experiments"):  # each alone
         flags = ["--lspc_rows", ROWS, "--items", ITEMS, "--only", part]
         again = run_script(SCRIPT, "--out", tmp_path, *flags, env={"PYTHONHASHSEED": "7"})
         assert again.returncode == 0, again.stderr
@@ -305,3 +306,13 @@ def test_words_tell_what_an_item_is(prepared: list[dict]) -> None:
     nearest = (vectors @ vectors.T).toarray() - 2 * np.eye(len(rows))
     right = [rows[place][1] == rows[i][1] for i, place in enumerate(nearest.argmax(1))]
     assert 0.75 < np.mean(right) < 0.999
+
+
+def test_the_tokenizer_of_the_acts_is_in_the_form_of_roberta(folder):
+    from experiments.tokenization import load_tokenizer
+
+    tokenizer = load_tokenizer(str(folder.parent / "experiments/tokenizer"))
+    text = (folder.parent / "experiments/corpus.txt").read_text().splitlines()[0]
+    ids = tokenizer.encode([text], max_length=64)[0].tolist()
+    assert (ids[0], ids[-1], tokenizer.pad_id) == (0, 2, 1) and tokenizer.vocab_size == 2_000
+    assert tokenizer.backend.decode(ids[1:-1]) == text
