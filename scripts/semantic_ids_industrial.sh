@@ -39,7 +39,7 @@ for seed in 1 2 3; do
       --item_embedding_dim $dim --checkpoint_dir "$run" --resume auto --seed $seed --batch_size 1024 --max_lr 2e-3 \
       --warmup_steps 100 --max_steps 2500 --commitment_weight 0.05 --input_noise 1.0 --codebook_usage_threshold 0.8 \
       --val_split 0 --best_metric reconstruction_cosine --steps_per_val_log 100 --save_every_steps 500 --keep_last 0 --amp
-    for price in 0 0.1 0.25 0.5 1 100; do
+    for price in 0 0.1 0.25 0.5 1; do
       ids=$run/ids-$price.parquet
       [ -f "$ids" ] || "$python" semantic_ids/export_semantic_ids.py --embeddings "$out/$recipe.parquet" \
         --checkpoint "$run/best_model.pth" --output "$ids" --collision_price $price
@@ -98,24 +98,22 @@ for recipe in ("minilm", "tfidf"):
         found = measures(out / f"{recipe}-1/evaluation-0", other)
         print(f"{other:26}" + "".join(text(name, [found[name]]) for name in names))
 
-figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
-prices = ["0", "0.1", "0.25", "0.5", "1", "100"]
+figure, (price_axis, step_axis) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True)
+prices, steps = ["0", "0.1", "0.25", "0.5", "1"], [500, 1000, 1500, 2000, 2500]
 by_price = [[measures(out / f"minilm-{seed}/evaluation-{price}") for seed in (1, 2, 3)] for price in prices]
-steps = [500, 1000, 1500, 2000, 2500]
-by_step = [[measures(out / f"minilm-1/evaluation-step-{step}")] for step in steps]
-for axis, points, marks, title in (
-    (axes[0], by_price, prices, "a price on collisions, after training (three seeds)"),
-    (axes[1], by_step, steps, "longer training, at price 0 (seed 1)"),
-):
-    unique = [mean(seed["unique"] for seed in seeds) for seeds in points]
-    for name in ("cosine", "p1", "p2", "p3"):
-        axis.plot(unique, [mean(seed[name] for seed in seeds) for seeds in points], marker="o", label=name)
-    for x, mark, seeds in zip(unique, marks, points):
-        y = mean(seed["cosine"] for seed in seeds)
-        axis.annotate(str(mark), (x, y), textcoords="offset points", xytext=(0, 6), ha="center", fontsize=8)
-    axis.set(xlabel="share of unique IDs", title=title, ylim=(0, 1))
+by_step = [measures(out / f"minilm-1/evaluation-step-{step}") for step in steps]
+unique = [mean(seed["unique"] for seed in seeds) for seeds in by_price]
+for name in ("cosine", "p1", "p2", "p3"):
+    price_axis.plot(unique, [mean(seed[name] for seed in seeds) for seeds in by_price], marker="o", label=name)
+    step_axis.plot(steps, [found[name] for found in by_step], marker="o", label=name)
+step_axis.plot(steps, [found["unique"] for found in by_step], marker="o", label="unique")
+for x, price in zip(unique, prices):
+    price_axis.annotate(price, (x, 0.9), ha="center", fontsize=8)
+price_axis.set(xlabel="share of unique IDs", title="what unique IDs cost: price of a collision, three seeds", ylim=(0, 1))
+step_axis.set(xlabel="training step", title="the way to the plateau, price 0, seed 1")
+for axis in (price_axis, step_axis):
     axis.grid(alpha=0.3)
-axes[0].legend()
+step_axis.legend(loc="center", ncols=5, fontsize=8)
 figure.tight_layout()
 figure.savefig(out / "trade_off.png", dpi=120)
 print(f"\n{out}/trade_off.png")
