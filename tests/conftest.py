@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read on import, and by the scripts: no test waits for a hub
+
 ROOT = Path(__file__).parent.parent
 CATEGORY = ROOT / "category_classification"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]

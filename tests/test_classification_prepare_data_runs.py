@@ -231,8 +231,7 @@ def test_label_files_as_lines_and_as_plain_names(tmp_path, prepare):
     }
 
 
-def test_other_bad_arguments(tmp_path, prepare, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_other_bad_arguments(tmp_path, prepare):
     assert_refused(prepare(tmp_path / "none.zip")[0], "no such file")
     assert_refused(prepare("nobody/nothing")[0], "--input nobody/nothing", "hub")
     (tmp_path / "empty").mkdir()

@@ -607,9 +607,7 @@ def test_flags_out_of_range(task, flag):
     assert result.returncode == 2 and flag.split()[0] in result.stderr and "Traceback" not in result.stderr
 
 
-def test_bad_settings_of_classification(prepared, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
+def test_bad_settings_of_classification(prepared, tmp_path):
     def run(**settings):
         base = arguments(prepared, "classification", tmp_path / "out", max_steps=2, **settings)
         return run_main(classification_run.main, *base)

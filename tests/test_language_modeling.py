@@ -132,8 +132,7 @@ def test_a_folder_with_and_without_training_text(tmp_path, prepare):
     assert more["train"] > 2 * more["validation"] and more["test"] == sizes["test"]
 
 
-def test_bad_texts(tmp_path, prepare, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_bad_texts(tmp_path, prepare):
     assert_refused(prepare(tmp_path / "none.txt")[0], "none.txt", "no such file")
     assert_refused(prepare("nobody/nothing")[0], "nobody/nothing", "hub")
     (tmp_path / "empty.txt").write_text("\n \n")

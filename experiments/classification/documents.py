@@ -174,7 +174,7 @@ def _hub(name: str) -> Iterator[Row]:
 
         try:
             splits = load_dataset(name)
-        except Exception:  # a script-based data set, which datasets refuses: the hub keeps a Parquet copy
+        except RuntimeError:  # a script-based data set, which datasets refuses: the hub keeps a Parquet copy
             splits = load_dataset(name, revision="refs/convert/parquet")
     except Exception as error:
         reason = " ".join(str(error).split())[:100]
