@@ -81,12 +81,13 @@ class Ours:
         self.steps = max(1, args.rows // (BATCH * ACCUMULATION))
 
     def task(self) -> Task:
+        rows = self.data.splits["train"]
         return Task(
             name="classification", headline=(), make_model=lambda: make_model(self.model_args),
-            step_rows=EpochOrder(len(self.data.splits["train"]), 0).rows,
+            step_rows=EpochOrder(len(rows), 0, np.diff(rows.offsets)).rows,
             train_batch=lambda rows: self.data.batch("train", rows),
             loss=binary_cross_entropy, validate=lambda _: {"loss": 0.0}, evaluate=lambda _: None,
-            epoch_rows=len(self.data.splits["train"]), flops_per_sample=1.0, head_flops_share=0.0,
+            epoch_rows=len(rows), flops_per_sample=1.0, head_flops_share=0.0,
             betas=(0.9, 0.999), min_lr_scale=0.0, facts={},
         )  # fmt: skip
 

@@ -69,10 +69,14 @@ class Task:
 
 
 class EpochOrder:
-    """Rows of a step from permutations by (seed, epoch), one after the other, so that every step is full."""
+    """Rows of a step from permutations by (seed, epoch), one after the other, so that every step is full.
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed = count, seed
+    With `lengths` a step's rows come from short to long: its micro-batches, whose mean does not depend on how
+    they share the step, then hold rows of like length.
+    """
+
+    def __init__(self, count: int, seed: int, lengths: np.ndarray | None = None) -> None:
+        self.count, self.seed, self.lengths = count, seed, lengths
         self._epochs: dict[int, np.ndarray] = {}
 
     def _epoch(self, number: int) -> np.ndarray:
@@ -85,7 +89,10 @@ class EpochOrder:
     def rows(self, step: int, rows: int) -> np.ndarray:
         positions = np.arange((step - 1) * rows, step * rows)
         epochs, places = np.divmod(positions, self.count)
-        return np.concatenate([self._epoch(int(e))[places[epochs == e]] for e in np.unique(epochs)])
+        found = np.concatenate([self._epoch(int(e))[places[epochs == e]] for e in np.unique(epochs)])
+        if self.lengths is None:
+            return found
+        return found[np.argsort(self.lengths[found], kind="stable")]
 
 
 def read_metadata(folder: Path, key: str, script: str) -> dict[str, Any]:

@@ -210,6 +210,9 @@ def test_the_order_is_a_permutation_an_epoch_and_every_step_is_full():
     assert not np.array_equal(rows[:10], rows[10:20])
     np.testing.assert_array_equal(EpochOrder(10, seed=5).rows(7, 4), rows[24:28])  # by index alone
     assert len(EpochOrder(3, seed=0).rows(2, 8)) == 8  # more rows a step than there are
+    lengths = np.array([5, 1, 5, 3, 2, 9, 1, 1, 4, 7])
+    by_length = EpochOrder(10, seed=5, lengths=lengths).rows(2, 4)
+    assert sorted(by_length) == sorted(rows[4:8]) and (np.diff(lengths[by_length]) >= 0).all()
 
 
 def test_naive_float16_is_a_result_and_its_fused_form_goes_on(start, task):

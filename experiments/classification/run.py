@@ -98,7 +98,7 @@ def make_task(args: argparse.Namespace) -> Task:
         name="classification",
         headline=("micro_f1_tuned", "precision_at_5"),
         make_model=make_model,
-        step_rows=EpochOrder(documents, args.seed).rows,
+        step_rows=EpochOrder(documents, args.seed, np.diff(data.splits["train"].offsets)).rows,
         train_batch=lambda rows: data.batch("train", rows, pad_to),
         loss=binary_cross_entropy,
         validate=lambda predict: validate(data, predict),
