@@ -122,7 +122,8 @@ class PackedTokens:
         self.num_rows, self.longest = mask.shape
         kept = mask.flatten().nonzero().squeeze(1)
         self.real = len(kept)
-        self.spare = -self.real % SIZE_STEP if self.groups else 0
+        # Never 0, or compiled blocks would need a second graph for that case.
+        self.spare = SIZE_STEP - self.real % SIZE_STEP if self.groups else 0
         self.kept = torch.cat((kept, kept[:1].expand(self.spare)))  # (N), spare tokens included
         self.lengths = mask.sum(1)  # (B)
         self.row_of = self.kept // self.longest  # (N)
