@@ -275,11 +275,11 @@ def test_resume_after_a_signal_is_exact(start, prepared, tmp_path, config):
     """SIGTERM saves and leaves with 143; the same command then ends as a run never stopped, to the bit."""
     number = RESUMED.index(config)
     task, sent = TASKS[number % 2], (signal.SIGTERM, signal.SIGINT)[number % 3 == 1]
-    settings = dict(config=config, max_steps=10, eval_steps=3, dropout=0.1)
+    settings = dict(config=config, max_steps=100, eval_steps=5, dropout=0.1)  # a fast machine must not end first
     (whole,) = start(task, out="whole", **settings)
     process = launch(prepared, task, tmp_path / "part", **settings)
     for line in process.stdout:
-        if "step 3/" in line:
+        if "step 5/" in line:
             process.send_signal(sent)
             break
     output = process.stdout.read()
@@ -301,7 +301,7 @@ def test_resume_after_a_signal_is_exact(start, prepared, tmp_path, config):
 
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(start, prepared, tmp_path):
-    settings = dict(config="bf16_kahan", max_steps=40, eval_steps=10, save_every_steps=1)
+    settings = dict(config="bf16_kahan", max_steps=160, eval_steps=40, save_every_steps=1)
     (whole,) = start("language_modeling", out="whole", **settings)
     generator, kills = random.Random(0), 0
     for _ in range(20):
@@ -328,6 +328,19 @@ def kill_while_saving(process: subprocess.Popen, generator: random.Random, out: 
     return int(process.wait() == -signal.SIGKILL)
 
 
+def kill_between_saves(process: subprocess.Popen, out: Path) -> None:
+    """SIGKILL while both checkpoints lie there: while the newest is written only the one before does."""
+    while process.poll() is None:
+        process.send_signal(signal.SIGSTOP)
+        if len(list(out.glob("runs/*/checkpoint-*.pt"))) == 2:
+            break
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+
+
 def newest(out: Path) -> float:
     try:
         return max((path.stat().st_mtime_ns for path in out.glob("runs/*/checkpoint-last.pt")), default=0)
@@ -336,14 +349,10 @@ def newest(out: Path) -> float:
 
 
 def test_a_damaged_checkpoint_is_skipped_and_another_runs_is_refused(start, prepared, tmp_path):
-    settings = dict(config="fp32_baseline", max_steps=9, eval_steps=3, save_every_steps=2)
+    settings = dict(config="fp32_baseline", max_steps=100, eval_steps=5, save_every_steps=2)
     (whole,) = start("language_modeling", out="whole", **settings)
     process = launch(prepared, "language_modeling", tmp_path / "part", **settings)
-    for line in process.stdout:
-        if "step 6/" in line:
-            process.kill()
-            break
-    process.communicate()
+    kill_between_saves(process, tmp_path / "part")
     last = next((tmp_path / "part").glob("runs/*/checkpoint-last.pt"))
     foreign = tmp_path / "foreign.pt"
     foreign.write_bytes(last.read_bytes())
@@ -445,7 +454,7 @@ def parsed_sweep(prepared: dict[str, Path], tmp_path: Path, **settings: object) 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stopped_sweep_goes_on(prepared, tmp_path, number):
-    settings = dict(config="fp32_baseline,amp_bf16,bf16_pure", max_steps=30, eval_steps=5, save_every_steps=2)
+    settings = dict(config="fp32_baseline,amp_bf16,bf16_pure", max_steps=100, eval_steps=5, save_every_steps=2)
     process = launch(prepared, "language_modeling", tmp_path / "out", **settings)
     for line in process.stdout:
         if "amp_bf16 seed 0  step 10/" in line:
@@ -453,13 +462,12 @@ def test_a_stopped_sweep_goes_on(prepared, tmp_path, number):
             break
     process.communicate(timeout=60)
     assert process.returncode == (-9 if number == signal.SIGKILL else 143)
-    folder = next((tmp_path / "out" / "runs").glob("amp_bf16*"))
     before = [row["config"] for row in rows_of(tmp_path / "out")]
     assert before == ["fp32_baseline"]
     for _ in range(100):  # the child of a killed sweep ends by itself, and saves
-        stamp = (folder / "checkpoint-last.pt").stat().st_mtime_ns
-        time.sleep(0.3)
-        if (folder / "checkpoint-last.pt").stat().st_mtime_ns == stamp:
+        stamp = newest(tmp_path / "out")
+        time.sleep(0.5)
+        if newest(tmp_path / "out") == stamp:
             break
     result = run_main(
         MAINS["language_modeling"], *arguments(prepared, "language_modeling", tmp_path / "out", **settings)
