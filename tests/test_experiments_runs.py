@@ -275,7 +275,8 @@ def test_resume_after_a_signal_is_exact(start, prepared, tmp_path, config):
     """SIGTERM saves and leaves with 143; the same command then ends as a run never stopped, to the bit."""
     number = RESUMED.index(config)
     task, sent = TASKS[number % 2], (signal.SIGTERM, signal.SIGINT)[number % 3 == 1]
-    settings = dict(config=config, max_steps=100, eval_steps=5, dropout=0.1)  # a fast machine must not end first
+    # 95 steps to go when the signal is sent: a fast machine does not end first
+    settings = dict(config=config, max_steps=100, eval_steps=5, dropout=0.1)
     (whole,) = start(task, out="whole", **settings)
     process = launch(prepared, task, tmp_path / "part", **settings)
     for line in process.stdout:
@@ -454,7 +455,8 @@ def parsed_sweep(prepared: dict[str, Path], tmp_path: Path, **settings: object) 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stopped_sweep_goes_on(prepared, tmp_path, number):
-    settings = dict(config="fp32_baseline,amp_bf16,bf16_pure", max_steps=100, eval_steps=5, save_every_steps=2)
+    settings = dict(config="fp32_baseline,amp_bf16,bf16_pure", max_steps=100, eval_steps=5)
+    settings |= dict(save_every_steps=2)
     process = launch(prepared, "language_modeling", tmp_path / "out", **settings)
     for line in process.stdout:
         if "amp_bf16 seed 0  step 10/" in line:
