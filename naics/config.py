@@ -59,6 +59,7 @@ class ModelConfig:
     dim: int
     learning_rate_scale: float
     dropout: float
+    token_budget: int
     lora: LoraSettings
     ngram: NgramSettings
     moe: MoeSettings
@@ -94,7 +95,6 @@ class TrainingConfig:
     learning_rate: float
     weight_decay: float
     warmup_steps: int
-    token_budget: int
     max_bad_steps: int
     keep_last: int
     save_every_steps: int
@@ -107,6 +107,7 @@ class CurriculumConfig:
     previous: str | None
     positive_levels: list[int]
     positive_distance_max: float | None
+    max_fallback: float
     buckets: dict[int, float]
 
 
@@ -129,11 +130,11 @@ class Config:
 AT_LEAST = {
     1: "data.batch_size data.k_negatives data.max_length model.dim model.lora.r model.lora.alpha "
     "model.ngram.buckets model.ngram.width model.moe.num_experts model.moe.top_k model.moe.hidden_dim "
-    "training.token_budget training.max_bad_steps training.trainer.max_epochs "
+    "model.token_budget training.max_bad_steps training.trainer.max_epochs "
     "training.trainer.limit_val_batches training.trainer.log_every_n_steps",
     0: "seed data.queries model.dropout model.moe.load_balancing_coef loss.triplet_weight loss.query_weight "
-    "loss.redirect_weight loss.stress_weight loss.listwise_weight training.weight_decay "
-    "training.warmup_steps training.keep_last training.save_every_steps "
+    "loss.redirect_weight curriculum.max_fallback loss.stress_weight loss.listwise_weight "
+    "training.weight_decay training.warmup_steps training.keep_last training.save_every_steps "
     "training.trainer.limit_train_batches training.trainer.gradient_clip_val training.trainer.patience",
     1e-12: "model.learning_rate_scale loss.curvature loss.max_radius loss.temperature loss.query_scale "
     "training.learning_rate",

@@ -1,6 +1,7 @@
 """What turns the texts of a channel into vectors: a pretrained transformer with LoRA, or a bag of n-grams.
 
-N texts of T tokens at most, width W, C channels. Both have `width`, and `forward(tokens, channel) -> (N, W)`.
+N texts of T tokens at most, width W, C channels. Both have `width`, and `forward(tokens, channel) -> (N, W)`,
+where `channel` (N,) names each text's channel and rises.
 """
 
 import re
@@ -37,12 +38,15 @@ class NgramBackbone(nn.Module):
         found = np.bincount(tokens.ids, minlength=len(self.idf))  # ids are distinct within a text
         self.idf.copy_(torch.from_numpy(np.log(1 + texts / (1 + found))))
 
-    def forward(self, tokens: Tokens, channel: int) -> Tensor:
+    def forward(self, tokens: Tokens, channel: np.ndarray) -> Tensor:
+        """In one bag: each call of its own would cost a gradient of the whole table."""
         ids, weights, offsets = self.weigh(tokens)
         if self.training and self.dropout:
             weights = nn.functional.dropout(weights, self.dropout)
         with torch.autocast(ids.device.type, enabled=False):
-            return self.table(ids, offsets, per_sample_weights=weights) @ self.adapters[channel]
+            features = self.table(ids, offsets, per_sample_weights=weights)
+            parts = features.split(np.bincount(channel, minlength=len(self.adapters)).tolist())
+            return torch.cat([part @ own for part, own in zip(parts, self.adapters, strict=True)])
 
     def weigh(self, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
         """ids, weights of norm 1 a text, and the place where each text starts."""
@@ -92,7 +96,16 @@ class TransformerBackbone(nn.Module):
         for name, parameter in self.body.named_parameters():
             parameter.requires_grad_("lora_" in name)
 
-    def forward(self, tokens: Tokens, channel: int) -> Tensor:
+    def forward(self, tokens: Tokens, channel: np.ndarray) -> Tensor:
+        return torch.cat(
+            [
+                self.read(tokens.take(np.flatnonzero(channel == each)), each)
+                for each in np.unique(channel).tolist()
+            ]
+        )
+
+    def read(self, tokens: Tokens, channel: int) -> Tensor:
+        """Texts of one channel, those of like length together."""
         self.body.set_adapter(self.channels[channel])
         self.train_all_adapters()
         device = next(self.body.parameters()).device

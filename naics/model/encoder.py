@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from naics.data.tokenization_cache import Tokens, no_tokens
+from naics.data.tokenization_cache import Tokens, concatenate, no_tokens
 from naics.model.geometry import Geometry
 from naics.model.moe import MixtureOfExperts, Routing
 
@@ -38,10 +38,9 @@ class NaicsEncoder(nn.Module):
 
     def forward(self, channels: Sequence[Tokens]) -> tuple[Tensor, Routing | None]:
         """One Tokens a channel, an empty text where a row lacks it -> (N, d) points, and where rows went."""
-        present = np.stack([tokens.lengths > 0 for tokens in channels], axis=1)  # (N, C)
-        features = [self.read(tokens, number) for number, tokens in enumerate(channels)]
-        mask = torch.from_numpy(present).to(features[0])
-        stacked = torch.stack(features, dim=1)  # (N, C, W), zero where absent
+        present = np.stack([tokens.lengths > 0 for tokens in channels])  # (C, N)
+        mask = torch.from_numpy(present.T).to(self.gain)
+        stacked = self.read(channels, present)  # (N, C, W), zero where absent
         mean = (stacked * self.mix[:, None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1).sqrt()
         routing = None
         if self.fusion is not None:
@@ -50,14 +49,15 @@ class NaicsEncoder(nn.Module):
         with torch.autocast(mean.device.type, enabled=False):  # from here on in full precision
             return self.geometry.points(self.projection(mean) * self.gain), routing
 
-    def read(self, tokens: Tokens, channel: int) -> Tensor:
-        """(N, W) features of a channel; only the texts that are there are computed."""
-        rows = np.flatnonzero(tokens.lengths)
-        everything = torch.zeros(len(tokens), self.backbone.width, device=self.gain.device)
-        if not len(rows):
-            return everything
-        features = self.backbone(tokens.take(rows), channel).float()
-        return everything.index_copy(0, torch.from_numpy(rows).to(features.device), features)
+    def read(self, channels: Sequence[Tokens], present: np.ndarray) -> Tensor:
+        """(N, C, W) features; only the texts that are there are computed."""
+        channel, row = np.nonzero(present)
+        place = torch.from_numpy(row * len(CHANNELS) + channel).to(self.gain.device)
+        features = self.backbone(
+            concatenate([each.take(np.flatnonzero(each.lengths)) for each in channels]), channel
+        )
+        whole = torch.zeros(present.size, self.backbone.width, device=self.gain.device)
+        return whole.index_copy(0, place, features.float()).unflatten(0, present.shape[::-1])
 
 
 def as_query(tokens: Tokens) -> list[Tokens]:

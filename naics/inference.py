@@ -1,0 +1,102 @@
+"""A trained model, ready for questions: where all codes are, and where any text comes to lie."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from naics.config import Config
+from naics.data.census import Taxonomy, load_taxonomy
+from naics.data.tokenization_cache import HashedNgrams, SubwordTokenizer, Tokenizer, encode
+from naics.model.backbones import NgramBackbone, TransformerBackbone
+from naics.model.encoder import CHANNELS, NaicsEncoder, NaicsModel, TrainedWeights, as_query
+from naics.model.geometry import Geometry
+from training_utils import InputError, autocast, pick_device, read_checkpoint
+
+QUERIES_AT_ONCE = 256
+
+
+def make_tokenizer(config: Config) -> Tokenizer:
+    if config.model.backbone == "ngram":
+        return HashedNgrams(config.model.ngram.buckets, config.data.max_length)
+    return SubwordTokenizer(config.model.base_model_name, config.data.max_length)
+
+
+def build_model(config: Config, codes: int) -> NaicsModel:
+    """The model of these settings, with random weights beside the pretrained ones."""
+    model, loss, moe = config.model, config.loss, config.model.moe
+    if model.backbone == "ngram":
+        backbone = NgramBackbone(model.ngram.buckets, model.ngram.width, len(CHANNELS), model.dropout)
+    else:
+        lora = model.lora
+        backbone = TransformerBackbone(model.base_model_name, CHANNELS, lora.r, lora.alpha, model.dropout)
+    geometry = Geometry(loss.geometry, loss.curvature, loss.max_radius)
+    experts = moe.num_experts if moe.enabled else 0
+    encoder = NaicsEncoder(backbone, model.dim, geometry, experts, moe.top_k, moe.hidden_dim)
+    return NaicsModel(encoder, codes, model.dim, loss.query_scale)
+
+
+@dataclass
+class LoadedModel:
+    """n codes, q texts, d dimensions. Points are tangent vectors at the origin (Lorentz) or coordinates."""
+
+    taxonomy: Taxonomy
+    geometry: Geometry
+    config: dict[str, Any]
+    checkpoint: Path
+    codes: np.ndarray  # (n, d) float32
+    router: np.ndarray | None  # (n, experts) probabilities, None without a mixture of experts
+    model: NaicsModel
+    tokenizer: Tokenizer
+    device: torch.device
+
+    @torch.no_grad()
+    def encode_queries(self, texts: list[str]) -> np.ndarray:
+        """(q, d) float32."""
+        found = [np.zeros((0, self.codes.shape[1]), np.float32)]
+        for start in range(0, len(texts), QUERIES_AT_ONCE):
+            tokens = encode(texts[start : start + QUERIES_AT_ONCE], self.tokenizer)
+            with autocast(self.device, self.config["training"]["trainer"]["precision"] != "32"):
+                found.append(self.model.encoder(as_query(tokens))[0].cpu().numpy())
+        return np.concatenate(found)
+
+    @torch.no_grad()
+    def distances(self, queries: np.ndarray) -> np.ndarray:
+        """(q, d) points -> (q, n) float32 distances to all codes."""
+        points = torch.from_numpy(np.ascontiguousarray(queries)).to(self.device)
+        return self.geometry.pairwise(points, self.model.points).cpu().numpy()
+
+
+def load_model(checkpoint: Path, data_dir: Path, device: str = "auto") -> LoadedModel:
+    """From best.pt or a checkpoint-*.pt; the codes' points are those of its last validation."""
+    from omegaconf.errors import OmegaConfBaseException
+
+    state = read_checkpoint(checkpoint)
+    where, taxonomy = pick_device(device), load_taxonomy(Path(data_dir))
+    try:
+        config = as_config(state["progress"]["config"])
+        model = build_model(config, len(taxonomy))
+        TrainedWeights(model).load_state_dict(state["model"])
+    except (KeyError, TypeError, RuntimeError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"{checkpoint}: no model of naics/ for this data ({reason}); use another file"
+        ) from None
+    model = model.to(where).eval()
+    points = model.points.cpu().numpy()
+    if not np.isfinite(points).all():
+        raise InputError(f"{checkpoint}: holds points that are not finite; use another file")
+    router = state["progress"].get("router")
+    return LoadedModel(
+        taxonomy, model.encoder.geometry, asdict(config), Path(checkpoint), points,
+        None if router is None else router.numpy(), model, make_tokenizer(config), where,
+    )  # fmt: skip
+
+
+def as_config(plain: dict[str, Any]) -> Config:
+    """The dataclasses again, from what a checkpoint keeps of them."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
