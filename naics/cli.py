@@ -52,7 +52,8 @@ def run_data_step(step: str, args: argparse.Namespace, raw: Path) -> None:
         download(raw, args.year)
     elif step == "preprocess":
         for name, value in preprocess(raw, args.data_dir, args.year, args.seed).items():
-            print(f"{name:22}{value:,}" if isinstance(value, int) else f"{name:22}{value}")
+            parts = value.items() if isinstance(value, dict) else [("", value)]
+            print(f"{name.replace('_', ' '):32}" + ", ".join(f"{part} {n}".strip() for part, n in parts))
     elif step == "distances":
         rows = write_distances(load_taxonomy(args.data_dir), args.data_dir, args.rule)
         print(f"{rows:,} pairs: {args.data_dir / 'naics_distances.parquet'}")

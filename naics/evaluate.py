@@ -259,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in (HYBRID, LEARNED, PLAIN):
         row = results["text_to_code"][name]
         print(f"{name:40} MRR {with_interval(row['mrr'])}  hits@10 {row['hits@10']['value']:.3f}")
+    print(f"Spearman with the tree's distances       {results['structure']['spearman']['learned']:.3f}")
     print(
         f"{args.out}: results.json, results.md" + (f"; sealed split opened {opened} times" if opened else "")
     )

@@ -18,8 +18,7 @@ import torch
 
 from naics.config import Config, compose
 from naics.data.curriculum import Curriculum, audit_line
-from naics.data.matrix_triplets import MatrixTriplets
-from naics.data.streaming_dataset import ParquetTriplets
+from naics.data.streaming_dataset import MatrixTriplets, ParquetTriplets, shared_pairs
 from naics.data.texts import CodeTexts, load_corpus
 from naics.gradient_caching import initial_points
 from naics.inference import build_model, make_tokenizer
@@ -90,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         config, world, device, model, texts, objective, train, validation, out, args.max_steps, progress
     )
     run.say(f"{config.experiment_name}: {audit_line(train.triplets.audit())}")
+    shared = shared_pairs(train.triplets.table, validation.triplets.table)
+    run.say(f"validation: {len(validation.triplets.table):,} pairs, {shared} of them in training")
     identity = {"world_size": world.size, "data_fingerprint": texts.fingerprint, "started_from": started_from}
     start_run(run, args.resume, args.wandb, identity)
 

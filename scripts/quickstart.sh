@@ -115,7 +115,26 @@ PYTHON
   echo "to browse       $dir/report/report.html"
 }
 
-existing=(category_classification experiments semantic_ids)
+naics() {
+  local dir=$out/naics
+  local sources=$samples/naics
+  [ -d "$sources/raw/2022" ] || "$python" scripts/make_sample_data.py --out "$samples" --seed 0 --only naics
+  if [ ! -f "$dir/naics_distances.parquet" ]; then
+    "$python" -m naics.cli data preprocess --data_dir "$dir" --raw_dir "$sources/raw/2022"
+    "$python" -m naics.cli data distances --data_dir "$dir"
+  fi
+  bash scripts/train_naics_curriculum.sh model=ngram paths.data_dir="$dir" paths.checkpoint_dir="$dir/checkpoints" \
+    paths.output_dir="$dir/outputs" model.dim=32 data.val_split=0.2 training.trainer.limit_train_batches=60 training.trainer.log_every_n_steps=30
+  local best=$dir/checkpoints/03_stage_hard/best.pt
+  "$python" -m naics.cli evaluate --checkpoint "$best" --data_dir "$dir" --out "$dir/evaluation"
+  "$python" -m naics.cli report --checkpoint "$best" --data_dir "$dir" --out "$dir/report"
+  "$python" -m naics.cli search "a farm where barley is grown" --checkpoint "$best" --data_dir "$dir"
+  echo "trained model   $best"
+  echo "report          $dir/report/report.md"
+  echo "to browse       $dir/report/report.html"
+}
+
+existing=(category_classification experiments semantic_ids naics)
 projects=("$@")
 [ $# -gt 0 ] || projects=("${existing[@]}")
 for project in "${projects[@]}"; do

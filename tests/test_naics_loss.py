@@ -7,11 +7,9 @@ import pytest
 import torch
 
 from naics.model.loss import (
-    all_pairs_nce,
     info_nce,
     listwise_loss,
     query_loss,
-    radial_loss,
     stress_loss,
 )
 
@@ -49,12 +47,10 @@ LOSSES = {
         lambda d: info_nce(d[:, 0], d[:, 1:], TEMPERATURE, MASK),
         torch.cat((POSITIVE[:, None], NEGATIVES), 1),
     ),
-    "all_pairs_nce": (lambda d: all_pairs_nce(d, INDEX, VALID, TEMPERATURE), DISTANCES),
     "listwise": (lambda d: listwise_loss(d, TREE, 1.5, 0.7, VALID), DISTANCES),
     "stress": (lambda d: stress_loss(d, TREE), DISTANCES),
     "query": (lambda d: query_loss(d, INDEX, 3.0), DISTANCES),
     "query, redirected": (lambda d: query_loss(d, INDEX, 3.0, HARD), DISTANCES),
-    "radial": (lambda d: radial_loss(d[:, 0], INDEX, 0.8), DISTANCES),
 }
 
 
@@ -90,24 +86,6 @@ def test_info_nce_follows_the_formula(masked):
         expected += (counted[0] / TEMPERATURE + log_sum_exp([-d / TEMPERATURE for d in counted])) / B
     found = info_nce(POSITIVE, NEGATIVES, TEMPERATURE, MASK if masked else None)
     assert float(found) == pytest.approx(expected, rel=1e-12)
-
-
-def test_all_pairs_nce_follows_the_formula():
-    expected = 0.0
-    for b in range(B):
-        index = int(INDEX[b])
-        columns = {index} | {u for u in range(U) if VALID[b, u]}
-        logits = [-float(DISTANCES[b, u]) / TEMPERATURE for u in columns]
-        expected += (float(DISTANCES[b, index]) / TEMPERATURE + log_sum_exp(logits)) / B
-    assert not VALID.gather(1, INDEX[:, None]).all()  # a positive that `valid` leaves out still counts
-    assert float(all_pairs_nce(DISTANCES, INDEX, VALID, TEMPERATURE)) == pytest.approx(expected, rel=1e-12)
-
-
-def test_all_pairs_of_one_positive_and_its_negatives_are_info_nce():
-    distances = torch.cat((POSITIVE[:, None], NEGATIVES), dim=1)
-    valid = torch.cat((torch.zeros(B, 1, dtype=torch.bool), MASK), dim=1)
-    found = all_pairs_nce(distances, torch.zeros(B, dtype=torch.int64), valid, TEMPERATURE)
-    torch.testing.assert_close(found, info_nce(POSITIVE, NEGATIVES, TEMPERATURE, MASK))
 
 
 def test_listwise_loss_follows_the_formula_and_is_zero_at_its_target():
@@ -173,15 +151,7 @@ def test_a_redirect_pushes_the_referring_code_away_more_than_cross_entropy_does(
     assert redirected[0] > plain[0] > 0 and redirected[2] == plain[2]
 
 
-def test_radial_loss_follows_the_formula():
-    levels = torch.tensor([2, 3, 4, 5, 6, 6])
-    expected = sum(
-        (float(r) - (level - 1) * 0.8) ** 2 for r, level in zip(POSITIVE, levels.tolist(), strict=True)
-    )
-    assert float(radial_loss(POSITIVE, levels, 0.8)) == pytest.approx(expected / B, rel=1e-12)
-
-
-@pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("stress", "radial")])
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "stress"])
 def test_a_shift_of_a_whole_row_of_distances_changes_nothing(name):
     loss, distances = LOSSES[name]
     shift = uniform(len(distances), 1, seed=8)
@@ -199,10 +169,6 @@ def test_the_order_of_negatives_codes_and_rows_changes_nothing():
             info_nce(POSITIVE[rows], NEGATIVES[rows][:, negatives], 0.07, MASK[rows][:, negatives]),
             info_nce(POSITIVE, NEGATIVES, 0.07, MASK),
         ),
-        "all_pairs": (
-            all_pairs_nce(DISTANCES[:, codes][rows], moved[rows], VALID[:, codes][rows], 0.07),
-            all_pairs_nce(DISTANCES, INDEX, VALID, 0.07),
-        ),
         "listwise": (
             listwise_loss(DISTANCES[:, codes], TREE[:, codes], 1.5, 0.7, VALID[:, codes]),
             listwise_loss(DISTANCES, TREE, 1.5, 0.7, VALID),
@@ -219,13 +185,11 @@ def test_the_order_of_negatives_codes_and_rows_changes_nothing():
 @pytest.mark.parametrize("filler", [0.0, 1e4, float("nan")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_a_mask_leaves_out_has_no_value_and_no_gradient(filler, dtype):
-    counted = VALID.scatter(1, INDEX[:, None], True)
     cases = {
         "info_nce": (
             lambda d: info_nce(d[:, 0], d[:, 1:], 0.07, VALID[:, 1:]),
             VALID | (torch.arange(U) == 0),
         ),
-        "all_pairs": (lambda d: all_pairs_nce(d, INDEX, VALID, 0.07), counted),
         "listwise": (lambda d: listwise_loss(d, TREE, 1.5, 0.7, VALID), VALID),
         "stress": (lambda d: stress_loss(d, TREE), TREE > 0),
     }
@@ -247,7 +211,6 @@ def test_temperatures_and_scales_can_be_learned():
     scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     for loss in (
         lambda s: info_nce(POSITIVE, NEGATIVES, s, MASK),
-        lambda s: all_pairs_nce(DISTANCES, INDEX, VALID, s),
         lambda s: listwise_loss(DISTANCES, TREE, s, 0.7, VALID),
         lambda s: query_loss(DISTANCES, INDEX, s, HARD),
     ):

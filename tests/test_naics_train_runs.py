@@ -71,7 +71,7 @@ def launch(arguments: list[str]) -> subprocess.Popen:
 
 def test_a_run_learns_and_leaves_its_files(flags, tmp_path, data):
     result = train([*flags("run"), "training.trainer.max_epochs=10"])
-    assert "pairs" in result.stdout and "triplets" in result.stdout and "fall back" in result.stdout
+    assert "pairs, 0 of them in training" in result.stdout and "triplets" in result.stdout and "fall back" in result.stdout
     outputs = tmp_path / "run/outputs/01_stage_easy"
     found = {path.name for path in outputs.iterdir()}
     assert found == {"config.json", "metrics.jsonl", "summary.json", "learning_curve.png"}

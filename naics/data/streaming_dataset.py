@@ -201,6 +201,11 @@ class ParquetTriplets:
         rows = range(self.batch_size)
         return table.batch((self.seed, 1 + self.rank), epoch, step, rows, self.batch_size)
 
+    @property
+    def table(self) -> TripletTable:
+        """Of the first window."""
+        return self.window(0, 0)
+
     def audit(self) -> dict[str, Any]:
         """Of the first window of the first epoch."""
         return self.window(0, 0).audit() | {"row_groups": len(self.groups)}

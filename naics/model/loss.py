@@ -1,6 +1,6 @@
 """Losses on distances. All are means over rows, in float32 (float64 for float64).
 
-B anchors, K negatives, U distinct codes of a batch, N x M pairs, Q queries. A logit is -scale * distance;
+B anchors, K negatives, N x M pairs, Q queries. A logit is -scale * distance;
 `scale` may be learned. Entries that a mask leaves out (False) get no gradient.
 """
 
@@ -30,16 +30,6 @@ def info_nce(
     counted = None if mask is None else torch.cat((torch.ones_like(mask[:, :1]), mask), dim=1)
     logits = _logits(torch.cat((positive[:, None], negatives), dim=1), 1 / temperature, counted)
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
-
-
-def all_pairs_nce(
-    distances: Tensor, positive_index: Tensor, valid: Tensor, temperature: float | Tensor
-) -> Tensor:
-    """`info_nce` with every code of the batch as a candidate: (B, U) distances, the positives' columns (B),
-    and `valid` (B, U), True for the columns that may be negatives. The positive always counts.
-    """
-    counted = valid.scatter(1, positive_index[:, None], True)
-    return F.cross_entropy(_logits(distances, 1 / temperature, counted), positive_index)
 
 
 def listwise_loss(
@@ -84,9 +74,3 @@ def query_loss(
     columns = torch.stack((target, hard_negative.clamp(min=0)), dim=1)
     right, wrong = logits.gather(1, columns).unbind(1)
     return loss + (F.softplus(wrong - right) * (hard_negative >= 0)).mean()
-
-
-def radial_loss(radii: Tensor, levels: Tensor, step: float | Tensor) -> Tensor:
-    """(N) distances from the origin, (N) levels 2..6 -> mean of (r - (level - 1) * step)^2."""
-    radii = _full(radii)
-    return (radii - (levels.to(radii.dtype) - 1) * step).square().mean()
