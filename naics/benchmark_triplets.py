@@ -50,7 +50,7 @@ def draw_taxonomy() -> Taxonomy:
 
 
 def taxonomy_of(args: argparse.Namespace) -> Taxonomy:
-    return load_taxonomy(args.data) if args.data else draw_taxonomy()
+    return load_taxonomy(args.data_dir) if args.data_dir else draw_taxonomy()
 
 
 # ---------------------------------------------------------------- sample_triplets

@@ -56,7 +56,7 @@ class Objective:
         if len(queries) and (config.query_weight or config.redirect_weight):
             found |= self.look_up(everything, query_points, queries, model.query_scale)
         if config.stress_weight or config.listwise_weight:
-            distances, targets = self.geometry.pairwise(points, everything), self.tree[codes]
+            distances, targets = self.geometry.pairwise(points, points), self.tree[codes][:, codes]
             if config.stress_weight:
                 found["stress"] = stress_loss(distances, targets)
             if config.listwise_weight:

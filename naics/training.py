@@ -109,7 +109,8 @@ def make_optimizer(model: NaicsModel, config: Config, device: torch.device) -> t
         {"params": decayed, "weight_decay": config.training.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
-    rate = config.training.learning_rate * config.model.learning_rate_scale
+    scale = config.model.learning_rate_scale * config.curriculum.learning_rate_scale
+    rate = config.training.learning_rate * scale
     return torch.optim.AdamW(groups, lr=rate, fused=device.type in ("cpu", "cuda"))
 
 
