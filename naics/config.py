@@ -137,7 +137,8 @@ AT_LEAST = {
     "loss.redirect_weight curriculum.max_fallback loss.stress_weight loss.listwise_weight "
     "training.weight_decay training.warmup_steps training.keep_last training.save_every_steps "
     "training.trainer.limit_train_batches training.trainer.gradient_clip_val training.trainer.patience",
-    1e-12: "model.learning_rate_scale curriculum.learning_rate_scale loss.curvature loss.max_radius loss.temperature loss.query_scale "
+    1e-12: "model.learning_rate_scale curriculum.learning_rate_scale loss.curvature loss.max_radius "
+    "loss.temperature loss.query_scale "
     "training.learning_rate",
 }
 CHOICES = {

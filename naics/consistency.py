@@ -67,8 +67,7 @@ def predict(model: LoadedModel, index: IndexEntries) -> Predictions:
     leaves = model.taxonomy.leaves
     texts, nearest = [index.texts[row] for row in rows], []
     for start in range(0, len(texts), QUERIES_AT_ONCE):
-        queries = model.encode_queries(texts[start : start + QUERIES_AT_ONCE])
-        nearest.append(model.distances(queries)[:, leaves].argmin(axis=1))
+        nearest.append(model.look_up(texts[start : start + QUERIES_AT_ONCE]).argmin(axis=1))
     found = leaves[np.concatenate(nearest)] if nearest else np.empty(0, dtype=np.int64)
     return Predictions(texts, index.rows[rows].astype(np.int64), found)
 

@@ -1,6 +1,8 @@
 """A trained model, ready for questions: where all codes are, and where any text comes to lie."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ import numpy as np
 import torch
 
 from naics.config import Config
-from naics.data.census import Taxonomy, load_taxonomy
+from naics.data.census import IndexEntries, Taxonomy, load_index, load_taxonomy
+from naics.data.texts import SEEN
 from naics.data.tokenization_cache import HashedNgrams, SubwordTokenizer, Tokenizer, encode
 from naics.model.backbones import NgramBackbone, TransformerBackbone
 from naics.model.encoder import CHANNELS, NaicsEncoder, NaicsModel, TrainedWeights, as_query
@@ -51,6 +54,30 @@ class LoadedModel:
     model: NaicsModel
     tokenizer: Tokenizer
     device: torch.device
+    index: IndexEntries
+
+    @cached_property
+    def entries(self) -> tuple[np.ndarray, np.ndarray]:
+        """(m, d) points of the index entries that training may read, by code; (m,) their codes' rows."""
+        seen = np.flatnonzero(np.isin(self.index.roles, SEEN))
+        seen = seen[np.argsort(self.index.rows[seen], kind="stable")]
+        return self.encode_queries([self.index.texts[row] for row in seen]), self.index.rows[seen]
+
+    def look_up(self, texts: Sequence[str]) -> np.ndarray:
+        """(q, leaves) how far texts lie from each six-digit code: the mean of the distances to the code and
+        to the nearest of its entries (of a code without entries, to the code).
+        """
+        leaves, (points, codes) = self.taxonomy.leaves, self.entries
+        found, starts = np.unique(codes, return_index=True)
+        rows = [np.zeros((0, len(leaves)), np.float32)]
+        for start in range(0, len(texts), QUERIES_AT_ONCE):
+            asked = self.encode_queries(list(texts[start : start + QUERIES_AT_ONCE]))
+            to_codes = self.distances(asked)
+            nearest = to_codes.copy()
+            if len(found):
+                nearest[:, found] = np.minimum.reduceat(self.distances(asked, points), starts, axis=1)
+            rows.append((to_codes[:, leaves] + nearest[:, leaves]) / 2)
+        return np.concatenate(rows)
 
     @torch.no_grad()
     def encode_queries(self, texts: list[str]) -> np.ndarray:
@@ -63,10 +90,11 @@ class LoadedModel:
         return np.concatenate(found)
 
     @torch.no_grad()
-    def distances(self, queries: np.ndarray) -> np.ndarray:
-        """(q, d) points -> (q, n) float32 distances to all codes."""
-        points = torch.from_numpy(np.ascontiguousarray(queries)).to(self.device)
-        return self.geometry.pairwise(points, self.model.points).cpu().numpy()
+    def distances(self, queries: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+        """(q, d) points, (m, d) others (all codes, unless given) -> (q, m) float32."""
+        others = self.codes if others is None else others
+        x, y = (torch.from_numpy(np.ascontiguousarray(each)).to(self.device) for each in (queries, others))
+        return self.geometry.pairwise(x, y).cpu().numpy()
 
 
 def load_model(checkpoint: Path, data_dir: Path, device: str = "auto") -> LoadedModel:
@@ -92,6 +120,7 @@ def load_model(checkpoint: Path, data_dir: Path, device: str = "auto") -> Loaded
     return LoadedModel(
         taxonomy, model.encoder.geometry, asdict(config), Path(checkpoint), points,
         None if router is None else router.numpy(), model, make_tokenizer(config), where,
+        load_index(Path(data_dir)),
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from naics.model.loss import info_nce, listwise_loss, query_loss, stress_loss
 
 @dataclass
 class Objective:
-    """Weighted sum of the terms whose weight is not 0; each is a mean, whatever the batch's size."""
+    """Weighted mean of the terms whose weight is not 0; each is a mean, whatever the batch's size."""
 
     config: LossConfig
     geometry: Geometry
@@ -64,7 +64,9 @@ class Objective:
         return found
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
-        return sum(getattr(self.config, f"{name}_weight") * value for name, value in terms.items())
+        """Weighted mean: beside it the coefficient of the experts' balance means the same for all weights."""
+        weights = {name: getattr(self.config, f"{name}_weight") for name in terms}
+        return sum(weights[name] * value for name, value in terms.items()) / sum(weights.values())
 
     def contrast(self, everything: Tensor, triplets: TripletBatch) -> Tensor:
         """InfoNCE over each anchor's positive and K negatives."""

@@ -103,13 +103,13 @@ class Hybrid:
         self, corpus: Corpus, model: LoadedModel | None, word_index: WordIndex, roles: Sequence[str] = SEEN
     ) -> None:
         self._lexical = Lexical(corpus.taxonomy, corpus.index, corpus.references, roles)
-        self._leaves, self._words, self.model = corpus.taxonomy.leaves, word_index, model
+        self._words, self.model = word_index, model
 
     def scores(self, texts: Sequence[str]) -> np.ndarray:
         known = np.array([self._words.known(text) for text in texts])[:, None]
         halves = [known * self._lexical.scores(texts)]
         if self.model is not None:
-            halves.append(-self.model.distances(self.model.encode_queries(list(texts)))[:, self._leaves])
+            halves.append(-self.model.look_up(texts))
         return np.stack(halves)
 
 

@@ -127,7 +127,7 @@ naics() {
     paths.output_dir="$dir/outputs" model.dim=32 data.val_split=0.2 training.trainer.limit_train_batches=60 training.trainer.log_every_n_steps=30
   local best=$dir/checkpoints/03_stage_hard/best.pt
   "$python" -m naics.cli evaluate --checkpoint "$best" --data_dir "$dir" --out "$dir/evaluation"
-  "$python" -m naics.cli report --checkpoint "$best" --data_dir "$dir" --out "$dir/report"
+  "$python" -m naics.cli report --checkpoint "$best" --data_dir "$dir" --results "$dir/evaluation/results.json" --out "$dir/report"
   "$python" -m naics.cli search "a farm where barley is grown" --checkpoint "$best" --data_dir "$dir"
   echo "trained model   $best"
   echo "report          $dir/report/report.md"

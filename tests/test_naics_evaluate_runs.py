@@ -121,12 +121,12 @@ def test_rows_are_the_measures_of_their_scores(measured):
     hybrid = np.tensordot(weights, methods.halves(texts), 1)
     mrr = metrics.query_measures(hybrid, columns, taxonomy.ancestors[leaves])["mrr"]
     assert results["text_to_code"]["hybrid search"]["mrr"]["value"] == pytest.approx(mrr.mean())
-    difference = results["differences"]["hybrid search - learned space"]["mrr"]
+    difference = results["differences"]["hybrid search - learned space, codes and entries"]["mrr"]
     assert difference["value"] == pytest.approx(mrr.mean() - learned["mrr"]["value"])
     assert difference["low"] <= difference["value"] <= difference["high"]
     table = results["by_sector"]
     assert sum(row["queries"] for row in table.values()) == len(texts)
-    whole = sum(row["queries"] * row["learned space, mrr"] for row in table.values()) / len(texts)
+    whole = sum(row["queries"] * row["learned space, codes and entries, mrr"] for row in table.values()) / len(texts)
     assert whole == pytest.approx(learned["mrr"]["value"])
 
 

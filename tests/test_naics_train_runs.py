@@ -15,7 +15,7 @@ from conftest import ROOT, assert_refused, assert_same_weights, one_thread, reco
 from tiny_naics import write_data
 
 from naics import cli
-from naics.data.census import load_taxonomy
+from naics.data.census import load_index, load_taxonomy
 from naics.data.triplets import write_triplets
 from naics.inference import load_model
 from naics.train import main
@@ -71,7 +71,8 @@ def launch(arguments: list[str]) -> subprocess.Popen:
 
 def test_a_run_learns_and_leaves_its_files(flags, tmp_path, data):
     result = train([*flags("run"), "training.trainer.max_epochs=10"])
-    assert "pairs, 0 of them in training" in result.stdout and "triplets" in result.stdout and "fall back" in result.stdout
+    for words in ("triplets", "fall back", "pairs, 0 of them in training"):
+        assert words in result.stdout
     outputs = tmp_path / "run/outputs/01_stage_easy"
     found = {path.name for path in outputs.iterdir()}
     assert found == {"config.json", "metrics.jsonl", "summary.json", "learning_curve.png"}
@@ -95,6 +96,17 @@ def test_a_run_learns_and_leaves_its_files(flags, tmp_path, data):
     leaves = model.taxonomy.leaves
     best = [model.taxonomy.codes[leaves[row]] for row in distances[:, leaves].argmin(1)]
     assert best == ["541940", "812112"]
+
+    # look_up is the mean of the distances to a code and to the nearest of its entries
+    texts = ["dog kennels", "photo lab"]
+    asked, (points, codes) = model.encode_queries(texts), model.entries
+    found, to_codes, to_entries = model.look_up(texts), model.distances(asked), model.distances(asked, points)
+    for column, row in enumerate(leaves):
+        own = to_entries[:, codes == row]
+        nearest = own.min(1) if own.shape[1] else to_codes[:, row]
+        np.testing.assert_allclose(found[:, column], (to_codes[:, row] + nearest) / 2, rtol=1e-5)
+    index = load_index(data)
+    assert len(codes) == np.isin(index.roles, ("examples", "train")).sum()  # nothing that is held out
 
 
 def test_stages_chain(flags, tmp_path):

@@ -126,6 +126,9 @@ class HandMade:
         ]
         return np.array([np.mean(each, axis=0) if each else zero for each in known], dtype=np.float32)
 
+    def look_up(self, texts: Sequence[str]) -> np.ndarray:
+        return self.distances(self.encode_queries(list(texts)))[:, self.taxonomy.leaves]
+
     def distances(self, queries: np.ndarray) -> np.ndarray:
         points = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32))
         return self.geometry.pairwise(points, torch.from_numpy(self.codes)).numpy()
