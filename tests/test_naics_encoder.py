@@ -132,6 +132,78 @@ def test_padding_and_company_change_nothing(folder):
     torch.testing.assert_close(together[0], mean / mean.norm(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "distilbert"])
+def test_attention_and_pooling_are_the_original_models(tmp_path, tiny_tokenizer, monkeypatch, kind):
+    """Any architecture loads, and padding, adapters and half precision leave its vectors what they are."""
+    import shutil
+
+    from naics.data.tokenization_cache import SubwordTokenizer
+    from naics.model import backbones
+
+    calls, attend = [], backbones.attend
+    monkeypatch.setattr(backbones, "attend", lambda *a, **k: calls.append(0) or attend(*a, **k))
+
+    bodies = {
+        "bert": lambda: BertModel(BertConfig(**SMALL)),
+        "mpnet": lambda: MPNetModel(MPNetConfig(**SMALL)),
+        "distilbert": lambda: DistilBertModel(
+            DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=24, vocab_size=300)
+        ),
+    }
+    torch.manual_seed(0)
+    shutil.copytree(tiny_tokenizer, tmp_path, dirs_exist_ok=True)
+    body = bodies[kind]().eval()
+    body.save_pretrained(tmp_path)
+    tokens = encode(
+        ["novel author chapter story", "ring", "gold ring silver"], SubwordTokenizer(str(tmp_path), 60)
+    )
+    backbone = TransformerBackbone(str(tmp_path), CHANNELS, 8, 16, 0.0)
+    backbone.train()  # the model's own dropout of 0.1 stays off
+    found = backbone(tokens, np.zeros(3, int))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = backbone(tokens, np.zeros(3, int))
+    for row in range(3):
+        ids = torch.from_numpy(tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]])[None].long()
+        mean = body(input_ids=ids).last_hidden_state[0].mean(0)
+        torch.testing.assert_close(found[row], mean / mean.norm(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(half[row].float(), found[row], rtol=0.05, atol=0.02)
+    assert bool(calls) == (kind != "mpnet")
+    found[:, 0].sum().backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in backbone.parameters())
+
+
+def test_dropout_is_loras_alone(folder):
+    from naics.data.tokenization_cache import SubwordTokenizer
+
+    tokens = encode(["novel author", "ring gold silver"], SubwordTokenizer(str(folder), 20))
+    backbone = TransformerBackbone(str(folder), CHANNELS, 8, 16, 0.5)
+    with torch.no_grad():  # LoRA's second factor starts at zero
+        for name, parameter in backbone.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter)
+    first, second = (backbone.train()(tokens, np.zeros(2, int)) for _ in range(2))
+    assert not torch.allclose(first, second, atol=1e-3)
+    first, second = (backbone.eval()(tokens, np.zeros(2, int)) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_loses_nothing_but_the_last_rounding(dtype):
+    from naics.model.backbones import attend
+
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 4, 9, 8).to(dtype).unbind(0)
+    mask = torch.arange(9) < torch.tensor([[9], [5]])[:, :, None, None]  # (N, 1, 1, T)
+    scores = (query.double() @ key.double().mT / 8**0.5).masked_fill(~mask, -torch.inf)
+    expected = (scores.softmax(-1) @ value.double()).transpose(1, 2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        found, _ = attend(
+            torch.nn.Module(), query, key, value, mask.expand(2, 1, 9, 9), scaling=8**-0.5, dropout=0.0
+        )
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, expected.to(dtype), rtol=0, atol=1e-6)
+
+
 def test_groups_are_of_like_length_and_hold_every_row():
     lengths = np.sort(np.random.default_rng(0).integers(1, 400, 500))
     found = groups(lengths, np.arange(500), budget=2000)

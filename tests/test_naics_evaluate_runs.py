@@ -126,7 +126,9 @@ def test_rows_are_the_measures_of_their_scores(measured):
     assert difference["low"] <= difference["value"] <= difference["high"]
     table = results["by_sector"]
     assert sum(row["queries"] for row in table.values()) == len(texts)
-    whole = sum(row["queries"] * row["learned space, codes and entries, mrr"] for row in table.values()) / len(texts)
+    whole = sum(
+        row["queries"] * row["learned space, codes and entries, mrr"] for row in table.values()
+    ) / len(texts)
     assert whole == pytest.approx(learned["mrr"]["value"])
 
 

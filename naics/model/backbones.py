@@ -5,6 +5,7 @@ where `channel` (N,) names each text's channel and rises.
 """
 
 import re
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ class NgramBackbone(nn.Module):
 
 class TransformerBackbone(nn.Module):
     """A frozen transformers encoder with LoRA on queries and values (Hu et al. 2022, arXiv 2106.09685), an
-    adapter a channel; masked mean pooling, length 1.
+    adapter a channel; masked mean pooling, length 1. `dropout` is LoRA's, and the only one.
     """
 
     def __init__(self, name: str, channels: tuple[str, ...], r: int, alpha: int, dropout: float) -> None:
@@ -73,12 +74,14 @@ class TransformerBackbone(nn.Module):
         from transformers import AutoModel
 
         try:
-            body = AutoModel.from_pretrained(name, attn_implementation="sdpa", dtype=torch.float32)
+            body = AutoModel.from_pretrained(name, dtype=torch.float32)
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
                 f"{name}: no model to be had ({reason}); give model.base_model_name a local folder"
             ) from None
+        if body.config._attn_implementation == "sdpa":  # MPNet, for one, has its own
+            use_attention(body)
         targets = lora_targets(body)
         config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
         self.body = get_peft_model(body, config, adapter_name=channels[0])
@@ -88,8 +91,21 @@ class TransformerBackbone(nn.Module):
         self.pad = body.config.pad_token_id or 0
         self.train_all_adapters()
 
+    def train(self, mode: bool = True) -> "TransformerBackbone":
+        """Dropout in the frozen part would only be noise, and its attention would write out all scores."""
+        super().train(mode)
+        self.body.eval()
+        for name, module in self.body.named_modules():
+            if "lora_dropout" in name:
+                module.train(mode)
+        return self
+
     def compile_body(self) -> None:
         self.body.compile(dynamic=True)
+
+    def use_adapter(self, channel: int) -> None:
+        self.body.set_adapter(self.channels[channel])
+        self.train_all_adapters()
 
     def train_all_adapters(self) -> None:
         """Switching adapters freezes the others, whose gradients a step needs as well."""
@@ -106,8 +122,7 @@ class TransformerBackbone(nn.Module):
 
     def read(self, tokens: Tokens, channel: int) -> Tensor:
         """Texts of one channel, those of like length together."""
-        self.body.set_adapter(self.channels[channel])
-        self.train_all_adapters()
+        self.use_adapter(channel)
         device = next(self.body.parameters()).device
         order = np.argsort(tokens.lengths, kind="stable")
         parts = [self.pool(tokens.take(rows), device) for rows in groups(tokens.lengths[order], order)]
@@ -122,6 +137,29 @@ class TransformerBackbone(nn.Module):
         ids[mask] = torch.from_numpy(tokens.ids).to(device).long()
         hidden = self.body(input_ids=ids, attention_mask=mask.long()).last_hidden_state  # (N, T, W)
         return (hidden * mask[:, :, None]).sum(1).float() / lengths[:, None]
+
+
+def use_attention(body: nn.Module) -> None:
+    """Have a transformers model call `attend`."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register("naics", attend)
+    AttentionMaskInterface.register("naics", sdpa_mask)
+    body.set_attn_implementation("naics")
+
+
+def attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Fused attention, on a CPU in float32: bfloat16's backward pass takes up to six times as long there."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if query.device.type != "cpu":
+        return sdpa_attention_forward(module, query, key, value, mask, **options)
+    with torch.autocast("cpu", enabled=False):
+        full = query.float(), key.float(), value.float()
+        return sdpa_attention_forward(module, *full, mask, **options)[0].to(query.dtype), None
 
 
 def lora_targets(body: nn.Module) -> list[str]:

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# The published result on the official 2022 workbooks: the n-gram space over three seeds, and one in 16 dimensions.
+#   REAL_DATA_DIR=... bash scripts/naics_real.sh [OUT]       (a quarter of an hour a run on one core; run again to go on)
+# REAL_DATA_DIR holds naics/2022/*.xlsx; without it they are downloaded. Ends in a table of the sealed test split.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ -x .venv/bin/python ] || bash scripts/setup.sh
+python=.venv/bin/python
+raw=${REAL_DATA_DIR:-../shared/data}/naics/2022
+out=${1:-data/naics_real}
+data=$out/data
+if [ ! -f "$data/naics_distances.parquet" ]; then
+  if [ -d "$raw" ]; then
+    "$python" -m naics.cli data preprocess --data_dir "$data" --raw_dir "$raw"
+    "$python" -m naics.cli data distances --data_dir "$data"
+  else
+    "$python" -m naics.cli data all --data_dir "$data"
+  fi
+fi
+
+for run in seed-1 seed-2 seed-3 narrow-1; do
+  flags=()
+  [ "${run%-*}" = narrow ] && flags=(model.dim=16)
+  folder=$out/$run
+  [ -f "$folder/evaluation/results.json" ] && continue
+  epochs=3
+  for stage in 01_stage_easy 02_stage_medium 03_stage_hard; do
+    [ "$stage" = 03_stage_hard ] && epochs=4
+    "$python" naics/train.py -c "$stage" --resume auto --seed "${run##*-}" model=ngram paths.data_dir="$data" \
+      paths.checkpoint_dir="$folder/checkpoints" paths.output_dir="$folder/outputs" training.trainer.max_epochs="$epochs" \
+      training.trainer.limit_train_batches=250 training.trainer.log_every_n_steps=50 "${flags[@]}"
+  done
+  "$python" -m naics.cli evaluate --checkpoint "$folder/checkpoints/03_stage_hard/best.pt" --data_dir "$data" --out "$folder/evaluation"
+done
+
+"$python" - "$out" <<'PYTHON'
+import json, sys
+from pathlib import Path
+from statistics import mean, stdev
+
+scores = {}
+for path in sorted(Path(sys.argv[1]).glob("*/evaluation/results.json")):
+    results, kind = json.loads(path.read_text()), path.parts[-3].rpartition("-")[0]
+    for name, row in results["text_to_code"].items():
+        values = [row[measure]["value"] for measure in ("top1", "mrr", "hits@10")]
+        tree = results["structure"]["spearman"]["learned"] if name.startswith("learned") else float("nan")
+        scores.setdefault((kind, name), []).append([*values, tree])
+print(f"{'':8}{'':42}{'top-1':>16}{'MRR':>16}{'hits@10':>16}{'Spearman':>16}")
+for (kind, name), rows in scores.items():
+    cells = [f"{mean(c):.4f} ±{stdev(c) if len(c) > 1 else 0:.4f}" if c[0] == c[0] else "" for c in zip(*rows)]
+    print(f"{kind:8}{name:42}" + "".join(f"{cell:>16}" for cell in cells))
+PYTHON
