@@ -39,6 +39,8 @@ def run_script(main: Callable[[], None]) -> None:
     keep_freed_memory()
     try:
         main()
+        if dist.is_initialized():
+            dist.barrier()  # ranks end together: gloo aborts one whose peer is gone
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -131,8 +133,7 @@ def pick_device(name: str = "auto", local_rank: int = 0) -> torch.device:
             torch.cuda.set_device(device)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: not usable here ({reason}); try --device cpu") from None
+        raise InputError(f"--device {name}: not usable ({str(error).splitlines()[0]}); try cpu") from None
     return device
 
 
@@ -270,8 +271,7 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
                     raise zipfile.BadZipFile
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
-        unsafe = isinstance(error, pickle.UnpicklingError)
-        what = "holds more than tensors and plain values" if unsafe else "is damaged"
+        what = "holds more than plain values" if isinstance(error, pickle.UnpicklingError) else "is damaged"
         raise InputError(f"{path}: checkpoint {what} ({type(error).__name__}); use another one") from None
     if not isinstance(state, dict) or not isinstance(state.get("progress"), dict):
         raise InputError(f"{path}: not a checkpoint of this project; use a checkpoint-*.pt or best.pt")

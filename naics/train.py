@@ -100,7 +100,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     while not run.finished:
         train_epoch(run)
     finish(run)
-    world.gather(None)  # ranks end together: gloo aborts one that is left
 
 
 def settings(args: argparse.Namespace) -> Config:

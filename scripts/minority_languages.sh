@@ -24,9 +24,10 @@ declare -A recipes=(
   [alpha-0.7]="v2 --label_smoothing 0.05 --language_alpha 0.7"
   [alpha-0.5]="v2 --label_smoothing 0.05 --language_alpha 0.5"
   [alpha-0.3]="v2 --label_smoothing 0.05 --language_alpha 0.3"
+  [v2-alpha-0.3]="$v2 --language_alpha 0.3"
   [kl-tune]="v2 --label_smoothing 0.05 --finetune_languages not-en --kl_weight 1 --epochs 2 --lr 1e-4 --kl_teacher"
 )
-order=(v1 v2 v2-smoothing v3-label v3-cross v3-cluster alpha-0.7 alpha-0.5 alpha-0.3 kl-tune)
+order=(v1 v2 v2-smoothing v3-label v3-cross v3-cluster alpha-0.7 alpha-0.5 alpha-0.3 v2-alpha-0.3 kl-tune)
 [ $# -gt 0 ] && order=("$@")
 
 for seed in 1 2 3; do

@@ -164,8 +164,8 @@ def test_early_stop(flags, tmp_path):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_resume_in_the_middle_of_an_epoch_is_exact(flags, tmp_path, stage):
-    settings = ["model.dropout=0.2", "training.save_every_steps=7", "model.token_budget=400"]
-    settings += ["training.trainer.max_epochs=20", "training.trainer.patience=0"]
+    settings = ["model.dropout=0.2", "training.save_every_steps=7", "model.token_budget=1500"]
+    settings += ["training.trainer.max_epochs=8", "training.trainer.patience=0"]
     train([*flags("whole", stage), *settings])
     out = tmp_path / "stopped"
     process = launch([*flags("stopped", stage), *settings])
@@ -179,7 +179,7 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(flags, tmp_path, stage):
     assert 15 <= stored["step"] < stored["total_steps"]
     result = train([*flags("stopped", stage), *settings, "--resume", "auto"])
     assert "not exact" not in result.stdout
-    for name in ("best.pt", "checkpoint-epoch20.pt"):
+    for name in ("best.pt", "checkpoint-epoch8.pt"):
         assert_same_weights(checkpoint(tmp_path / "whole", name, stage), checkpoint(out, name, stage))
     kept = [
         [(row["split"], row["step"], row["loss"]) for row in records(tmp_path / name / "outputs" / stage)]
