@@ -12,26 +12,15 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from naics.data.census import IndexEntries, References, Taxonomy
+from naics.data.texts import SEEN
+from naics.data.tokenization_cache import stem
 
-SEEN = ("examples", "train")  # roles of index entries that may be text of their code
 TOKEN = re.compile(r"[a-z0-9]+|[();]")
 
 Analyzer = Callable[[str], list[str]]
 
 
 # ---------------------------------------------------------------- text -> tokens
-
-
-def stem(word: str) -> str:
-    """Singular of a plural, by the s-stemmer (Harman 1991, table 1)."""
-    if len(word) > 3:
-        if word.endswith("ies") and not word.endswith(("eies", "aies")):
-            return word[:-3] + "y"
-        if word.endswith("es") and not word.endswith(("aes", "ees", "oes")):
-            return word[:-1]
-        if word.endswith("s") and not word.endswith(("us", "ss")):
-            return word[:-1]
-    return word
 
 
 def words(text: str) -> list[str]:

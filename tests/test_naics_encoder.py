@@ -1,6 +1,5 @@
 """Channels to points: n-grams and LoRA backbones, absent channels, gradients, and a step cut into chunks."""
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -230,6 +229,13 @@ def test_a_point_does_not_depend_on_absent_channels_or_other_rows(data):
     assert not torch.allclose(titles_only, points)
 
 
+def test_no_rows_are_no_points(data, folder):
+    for overrides in (TINY, [f"model.base_model_name={folder}", *TINY[3:]]):
+        _, texts, model = texts_and_model(data, overrides)
+        points, routing = model.encoder(texts.channels(np.zeros(0, dtype=np.int64)))
+        assert points.shape == (0, 6) and routing.choices.shape == (0, 2)
+
+
 def test_every_trained_parameter_gets_a_gradient(data, folder):
     for overrides in (TINY, [f"model.base_model_name={folder}", *TINY[3:]]):
         _, texts, model = texts_and_model(data, overrides)
@@ -356,5 +362,4 @@ def test_arguments_of_train_are_the_published_commands():
     from naics.train import parse_args, settings
 
     args = parse_args(["-c", "02_stage_medium", "training.trainer.max_epochs=20"])
-    assert isinstance(args, argparse.Namespace)
     assert settings(args).training.trainer.max_epochs == 20

@@ -52,6 +52,8 @@ class NaicsEncoder(nn.Module):
     def read(self, channels: Sequence[Tokens], present: np.ndarray) -> Tensor:
         """(N, C, W) features; only the texts that are there are computed."""
         channel, row = np.nonzero(present)
+        if not len(row):  # a rank without rows, or a split without entries
+            return torch.zeros(*present.shape[::-1], self.backbone.width, device=self.gain.device)
         place = torch.from_numpy(row * len(CHANNELS) + channel).to(self.gain.device)
         features = self.backbone(
             concatenate([each.take(np.flatnonzero(each.lengths)) for each in channels]), channel
