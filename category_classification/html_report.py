@@ -246,7 +246,8 @@ dots of a calibrated model lie on the dashed line. The table tells what abstaini
 <path class="ideal" d="M0 300L300 0"/>{gaps}{dots}
 <text x="150" y="342" text-anchor="middle">confidence</text>
 <text transform="translate(-38 150) rotate(-90)" text-anchor="middle">accuracy</text></svg>
-<table id="coverage"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div></section>"""
+<div class="wide"><table id="coverage"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>
+</div></section>"""
 
 
 def _errors(metrics: dict[str, Any], errors: Sequence[dict[str, Any]]) -> str:

@@ -125,7 +125,9 @@ def test_a_silenced_token_adds_nothing_of_its_own():
     model.encoder.silence_unseen(seen)
     ids, mask = torch.tensor([[3, 7, 5], [3, 8, 5]]), torch.ones(2, 3)
     logits = model(ids, mask)
-    assert torch.isfinite(logits).all() and torch.equal(logits[0], logits[1])
+    # Not to the bit: some kernels sum the last row of a matrix product in another order.
+    torch.testing.assert_close(logits[0], logits[1], rtol=1e-6, atol=1e-6)
+    assert torch.isfinite(logits).all()
 
 
 def test_rope_scores_depend_on_distance_alone():

@@ -170,9 +170,10 @@ def test_exported_folders_work_without_the_repository(tiny_run, v2_run, v3_run, 
         ids = tokenize(classifier.tokenizer, TEXTS, classifier.seq_len)
         assert [row[row_mask.bool()].tolist() for row, row_mask in zip(*both(found), strict=True)] == ids
         expected = logits_of(run, *both(found))
-        assert torch.equal(found["logits"], expected)
-        assert torch.equal(found["again"], expected)
-        assert torch.equal(found["loss"], F.cross_entropy(expected, torch.tensor(LABELS)))
+        # Another process, another number of threads: the same function, not the same bits.
+        torch.testing.assert_close(found["logits"], expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(found["again"], found["logits"])
+        torch.testing.assert_close(found["loss"], F.cross_entropy(expected, torch.tensor(LABELS)))
         assert (found["half"] - expected).abs().max() < 0.05 * expected.abs().max()
         assert all(name.startswith("projection.") for name in found["silent"])
         assert found["config"]["calibration_temperature"] == classifier.temperature
