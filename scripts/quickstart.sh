@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up, makes sample data and runs each project's main jobs:  bash scripts/quickstart.sh [project ...]
-# Results stay in data/quickstart/; run again after deleting a folder there to repeat its job.
+# Results stay in data/quickstart/ (index.html links its pages); run again after deleting a folder there to repeat its job.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
@@ -19,8 +19,8 @@ category_classification() {
   [ -f "$dir/encoder/summary.json" ] || "$python" category_classification/train_embedding_classifier.py \
     --data "$dir/dataset" --tokenizer "$sources/tokenizer" --out "$dir/encoder" --resume auto \
     --num_layers 3 --seq_len 48 --epochs 2 --batch_size 64 --lr 1e-3 --embedding_update rows --amp --lang_min_samples 20
-  [ -f "$dir/encoder/evaluation-test/metrics.json" ] || "$python" category_classification/evaluate_embedding_classifier.py \
-    --checkpoint "$dir/encoder/best.pt" --data "$dir/dataset" --lang_min_samples 20
+  [ -f "$dir/report.html" ] || "$python" category_classification/evaluate_embedding_classifier.py \
+    --checkpoint "$dir/encoder/best.pt" --data "$dir/dataset" --lang_min_samples 20 --html "$dir/report.html"
   "$python" category_classification/predict_categories.py --checkpoint "$dir/encoder/best.pt" \
     --input "$sources/products.csv" --text_column title,description --output "$dir/predictions.csv"
   "$python" - "$dir" <<'PYTHON'
@@ -35,6 +35,7 @@ for name, scores in (("linear model on character n-grams", linear), ("compact en
     print(f"{name:34}{scores['macro_f1']:10.4f}{scores['accuracy']:10.4f}")
 print(f"\ntrained model   {folder}/encoder/best.pt")
 print(f"report          {folder}/encoder/evaluation-test/report.md")
+print(f"to browse       {folder}/report.html")
 print(f"predictions     {folder}/predictions.csv")
 PYTHON
 }
@@ -143,3 +144,4 @@ for project in "${projects[@]}"; do
   "$project"
   echo "$project took $((SECONDS - started)) s"
 done
+"$python" scripts/quickstart_summary.py "$out"
