@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every number format that a CPU has, on real text, three seeds: a MiniLM fine-tuned and a RoBERTa of four layers from
-# random weights on EUR-Lex documents, a small GPT on WikiText-2 and on Shakespeare; then the lost updates at 2e-5.
+# random weights on EUR-Lex documents, a small GPT on WikiText-2 and on Shakespeare; and the updates that are lost at 2e-5 and 6e-4.
 #   REAL_DATA_DIR=... bash scripts/dtype_study.sh [OUT] [I/N]     (some three hours of one core; run again to go on)
 # I/N is every N-th run from I = 0 on, so that N of these commands share the work; the last of them has the whole report.
 set -euo pipefail
@@ -39,15 +39,17 @@ model() { # name, data, flags
   "$python" experiments/language_modeling/run.py --data "$out/$2" --out "$out/$1" "${common[@]}" --batch_size 8 \
     --num_layers 4 --hidden_size 64 --num_heads 2 --block_size 64 --eval_windows 100 --eval_steps 30 "${@:3}"
 }
+few=(--config fp32_baseline,amp_bf16,bf16_pure,bf16_kahan,bf16_sr,bf16_master --learning_rate 2e-5,6e-4)
 all=(--config all --learning_rate 6e-4)
-some=(--config fp32_baseline,amp_bf16,bf16_pure,bf16_kahan,bf16_sr,bf16_master --learning_rate 2e-5)
+for seed in 0 1 2; do # the lost updates first
+  classify minilm eurlex_minilm "$minilm" "${few[@]}" --seed "$seed" --max_steps 40
+  model wikitext lm_wikitext "${few[@]}" --seed "$seed" --max_steps 60
+done
 for seed in 0 1 2; do
   classify minilm eurlex_minilm "$minilm" "${all[@]}" --seed "$seed" --max_steps 40
   model wikitext lm_wikitext "${all[@]}" --seed "$seed" --max_steps 60
   classify roberta4 eurlex_roberta "$out/roberta4" "${all[@]}" --seed "$seed" --max_steps 80
   model shakespeare lm_shakespeare "${all[@]}" --seed "$seed" --max_steps 60
-  classify minilm eurlex_minilm "$minilm" "${some[@]}" --seed "$seed" --max_steps 40
-  model wikitext lm_wikitext "${some[@]}" --seed "$seed" --max_steps 60
 done
 "$python" experiments/report.py --results "$out"/{minilm,roberta4,wikitext,shakespeare} --out "$out/report"
 echo "report          $out/report/report.md"
