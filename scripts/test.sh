@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Sets up, checks style and passes the tests. `bash scripts/test.sh -m "not slow"` is the quick round.
+# Sets up, checks style and passes the tests.
+#   bash scripts/test.sh [--fast] [pytest's flags ...]       (--fast: those not marked slow, under five minutes)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+[ "${1:-}" != --fast ] || set -- -m "not slow" "${@:2}"
 bash scripts/setup.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
