@@ -34,8 +34,11 @@ class InputError(Exception):
     """The user's input cannot be used; the message is one line naming file, row and remedy."""
 
 
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
+
+
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's `main`: bad input ends in one line and status 2, a full disk in one and status 1."""
+    """Run a script's `main`: bad input, a full disk or a closed folder ends in one line and status 2."""
     keep_freed_memory()
     try:
         main()
@@ -48,10 +51,12 @@ def run_script(main: Callable[[], None]) -> None:
         print(f"error: out of memory; a smaller --batch_size helps ({str(error)[:120]})", file=sys.stderr)
         raise SystemExit(1) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+        if not full and (error.errno not in CLOSED or error.filename is None):
             raise
-        print(f"error: cannot write {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-        raise SystemExit(1) from None
+        what = "write" if full else "open"
+        print(f"error: cannot {what} {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(2) from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -81,13 +81,18 @@ def take_back(x: Tensor, q: Tensor, gradient: Tensor, rotate: bool) -> Tensor:
 
 
 class VectorQuantizer(nn.Module):
-    """A codebook learned by gradient. `hits` counts the rows of each code since the last reset."""
+    """A codebook learned by gradient. `hits` counts the rows of each code since the last reset, on all ranks.
+
+    What a step sees counts once the step is made (`update`), or not at all (`forget`).
+    """
 
     def __init__(self, num_codes: int, dim: int, rotate: bool = True) -> None:
         super().__init__()
         self.rotate = rotate
         self.codebook = nn.Parameter(torch.empty(num_codes, dim).uniform_(-1 / num_codes, 1 / num_codes))
         self.register_buffer("hits", torch.zeros(num_codes, dtype=torch.int64))
+        # Of the running step: its micro-batches add up, so that accumulation equals the large batch.
+        self.register_buffer("step_hits", torch.zeros_like(self.hits), persistent=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(B, D) -> q (B, D), codes (B), codebook loss, commitment loss. Computed in at least float32."""
@@ -98,11 +103,17 @@ class VectorQuantizer(nn.Module):
         return q, codes, codebook_loss, commitment_loss
 
     def observe(self, x: Tensor, codes: Tensor) -> None:
-        self.hits += torch.bincount(codes, minlength=len(self.hits))
+        self.step_hits += torch.bincount(codes, minlength=len(self.hits))
 
     @torch.no_grad()
     def update(self, world: World = ALONE) -> None:
-        """Called after each optimizer step; a codebook learned by gradient needs nothing."""
+        """Called after each optimizer step."""
+        self.hits += world.sum(self.step_hits)
+        self.forget()
+
+    def forget(self) -> None:
+        """Called after `update`, and in its place where a step was left out."""
+        self.step_hits.zero_()
 
     @torch.no_grad()
     def set_codes(self, numbers: Tensor, vectors: Tensor, counts: Tensor) -> None:
@@ -113,7 +124,7 @@ class VectorQuantizer(nn.Module):
     def reset_dead_codes(self, x: Tensor, generator: torch.Generator) -> int:
         """Codes that no row had since the last reset move to random rows of x (B, D); returns how many.
 
-        All ranks have to bring the same x and generator, and `hits` of all ranks.
+        All ranks have to bring the same x and generator.
         """
         dead = (self.hits == 0).nonzero().squeeze(1)[: len(x)]
         self.hits.zero_()
@@ -136,13 +147,12 @@ class EMAVectorQuantizer(VectorQuantizer):
         self.codebook.requires_grad_(False)
         self.register_buffer("counts", torch.ones(num_codes))  # moving average of rows a step
         self.register_buffer("sums", self.codebook.detach().clone())
-        # Of the running step: its micro-batches add up, so that accumulation equals the large batch.
         self.register_buffer("step_counts", torch.zeros(num_codes), persistent=False)
         self.register_buffer("step_sums", torch.zeros(num_codes, dim), persistent=False)
 
     def observe(self, x: Tensor, codes: Tensor) -> None:
         counts, sums = code_sums(x.float(), codes, len(self.codebook))
-        self.hits += counts.long()
+        self.step_hits += counts.long()
         self.step_counts += counts
         self.step_sums += sums
 
@@ -151,13 +161,17 @@ class EMAVectorQuantizer(VectorQuantizer):
         counts, sums = world.sum(self.step_counts.clone()), world.sum(self.step_sums.clone())
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
-        self.step_counts.zero_()
-        self.step_sums.zero_()
+        super().update(world)
         total = self.counts.sum()
         smoothed = (self.counts + self.epsilon) / (total + len(self.counts) * self.epsilon) * total
         # A code that never had a row would be 0 / 0: it stays where it is.
         alive = (self.counts > self.epsilon)[:, None]
         self.codebook.copy_(torch.where(alive, self.sums / smoothed[:, None], self.codebook))
+
+    def forget(self) -> None:
+        super().forget()
+        self.step_counts.zero_()
+        self.step_sums.zero_()
 
     @torch.no_grad()
     def set_codes(self, numbers: Tensor, vectors: Tensor, counts: Tensor) -> None:

@@ -153,6 +153,7 @@ def _resume(run: Run, path: Path) -> None:
     stored = load_checkpoint(path, world=run.world, **run.parts)
     counts = ("epoch batch step stale_validations validated total_steps world_size").split()
     sound = all(type(stored.get(name)) is int and stored[name] >= 0 for name in counts)
+    sound = sound and "data_fingerprint" in stored
     if not sound or not isinstance(stored.get("config"), dict) or "best" not in stored:
         raise InputError(f"{path}: does not say where its run was; use another checkpoint")
     if not all(bool(weight.isfinite().all()) for weight in run.model.parameters()):
@@ -230,13 +231,12 @@ def train(run: Run, items: Tensor, train_rows: Tensor, validation_rows: Tensor) 
                 run.optimizer, run.scaler, run.model.parameters(), run.scheduler, clip
             )
         run.optimizer.zero_grad(set_to_none=True)
-        if stepped:
-            for quantizer in run.model.quantizers:
-                quantizer.update(run.world)
+        for quantizer in run.model.quantizers:
+            quantizer.update(run.world) if stepped else quantizer.forget()
         progress["batch"] += len(group)
         progress["step"] += 1
         _check_step(run, group, loss, stepped)
-        if config.reset_unused_codes and progress["step"] % config.steps_per_codebook_reset == 0:
+        if stepped and config.reset_unused_codes and progress["step"] % config.steps_per_codebook_reset == 0:
             reset_unused_codes(run, items, train_rows)
         if progress["step"] % config.steps_per_train_log == 0:
             seconds = time.perf_counter() - started
@@ -305,7 +305,7 @@ def reset_unused_codes(run: Run, items: Tensor, train_rows: Tensor) -> None:
     The draw depends on (seed, step) alone, so that ranks and resumed runs make the same one.
     """
     quantizers, threshold = run.model.quantizers, run.config.codebook_usage_threshold
-    low = [float((run.world.sum(each.hits) > 0).float().mean()) < threshold for each in quantizers]
+    low = [float((each.hits > 0).float().mean()) < threshold for each in quantizers]
     if any(low):
         generator = torch.Generator().manual_seed(run.config.seed * 2**32 + run.progress["step"])
         chosen = torch.randint(len(train_rows), (RESET_ITEMS,), generator=generator)

@@ -479,7 +479,7 @@ def test_a_full_disk_keeps_the_older_output(tiny_run, tmp_path):
     flags = ["--input", tmp_path / "in.csv", "--output", tmp_path / "out.csv"]
     shell = f"ulimit -f 100; exec {' '.join(command(tiny_run, *flags))}"
     result = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
-    assert result.returncode == 1 and "cannot write" in result.stderr, result.stderr
+    assert result.returncode == 2 and "cannot write" in result.stderr, result.stderr
     assert "Traceback" not in result.stderr and (tmp_path / "out.csv").read_text() == "older"
     assert len(list(tmp_path.iterdir())) == 2
 

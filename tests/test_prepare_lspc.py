@@ -546,7 +546,7 @@ def test_full_disk_is_one_line_and_leaves_no_dataset(raw, tmp_path) -> None:
     result = subprocess.run(
         ["bash", "-c", f"{command} --workers 1 --out {tmp_path}/out"], capture_output=True, text=True
     )
-    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.returncode == 2 and "Traceback" not in result.stderr
     assert re.fullmatch(r"error: cannot write .*: File too large\n", result.stderr)
     assert not (tmp_path / "out").exists()
     prepare(tmp_path / "out", *corpus(raw))

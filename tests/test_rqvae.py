@@ -150,16 +150,31 @@ def test_dead_codes_move_to_rows_and_stay_there(kind):
     quantizer.set_codes(torch.tensor([0]), torch.zeros(1, 2), torch.ones(1))
     x = random(50, 2).float()
     quantizer.train()(x)
+    quantizer.update()
     assert quantizer.reset_dead_codes(x, torch.Generator().manual_seed(0)) == 7
     moved = quantizer.codebook.detach().clone()
     assert all((row == x).all(1).any() for row in moved[1:]) and len(moved[1:].unique(dim=0)) == 7
     assert quantizer.hits.sum() == 0
     quantizer(x)
-    assert (quantizer.hits > 0).all()
     quantizer.update()
+    assert (quantizer.hits > 0).all()
     assert (quantizer.codebook - moved).norm(
         dim=1
     ).max() < 1  # EMA does not pull them back to where they were
+
+
+@pytest.mark.parametrize("kind", [VectorQuantizer, EMAVectorQuantizer])
+def test_a_step_that_is_left_out_leaves_no_trace(kind):
+    """Its inputs may be NaN, which moving averages would keep for good."""
+    quantizer = kind(8, 2).train()
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    quantizer(torch.full((50, 2), float("nan")))
+    quantizer.forget()
+    for name, value in quantizer.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    quantizer(random(50, 2).float())
+    quantizer.update()
+    assert quantizer.hits.sum() == 50 and quantizer.codebook.isfinite().all()
 
 
 def test_reset_with_fewer_rows_than_dead_codes():

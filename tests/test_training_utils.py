@@ -222,7 +222,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, limit):
     before = path.read_bytes()
     code = FILL_THE_DISK.format(limit=limit, path=str(path))
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert str(path) in result.stderr
     assert path.read_bytes() == before
