@@ -10,6 +10,7 @@ A command that no table here names fails its test: add it to ADDED (with what ma
 """
 
 import argparse
+import ast
 import gzip
 import hashlib
 import os
@@ -66,8 +67,7 @@ ADDED = {
     "naics-gemini train": LIMITED_STAGE,
     "naics-gemini evaluate": "--device cpu",
     "naics-gemini search": "--device cpu",
-    # Another model than the one that the commands above it have left in checkpoints/
-    "scripts/train_naics_curriculum.sh": f"{LIMITED_STAGE} paths.checkpoint_dir=checkpoints/ngram",
+    "scripts/train_naics_curriculum.sh": LIMITED_STAGE,
 }  # fmt: skip
 # A command that cannot run here -> why not, and what runs in its place
 NOT_RUN = {
@@ -320,12 +320,12 @@ def test_commands_of_code_blocks_are_found_and_need_a_rule(lines, found, monkeyp
 
 
 OTHER_FLAGS = {"--nnodes", "--nproc_per_node"}  # torchrun's
+SOURCES = [path for name in (*PROJECTS, "scripts") for path in sorted((ROOT / name).rglob("*.py"))]
 
 
 def test_flags_that_readmes_name_exist():
     """Those of the running text too, and --help of every script works."""
-    sources = [path for name in (*PROJECTS, "scripts") for path in (ROOT / name).rglob("*.py")]
-    scripts = [str(path) for path in sources if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
+    scripts = [str(path) for path in SOURCES if '__name__ == "__main__"' in path.read_text(encoding="utf-8")]
     texts = [path.read_text(encoding="utf-8") for path in (ROOT / "scripts").glob("*.sh")]
     for script in [*scripts, *(f"naics-gemini {name}" for name in COMMANDS)]:
         result = run_python(script, ["--help"])
@@ -335,6 +335,23 @@ def test_flags_that_readmes_name_exist():
     for readme in READMES:
         named = re.findall(r"(?<![\w-])--\w[\w-]*", (ROOT / readme).read_text(encoding="utf-8"))
         assert set(named) <= known, f"{readme}: {sorted(set(named) - known)}"
+
+
+def test_commands_of_docstrings_parse(monkeypatch):
+    """The examples above each script: as good as a README to whoever opens it."""
+    monkeypatch.chdir(ROOT)  # nothing is run
+    parsed = 0
+    for path in SOURCES:
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        for command in commands(docstring):
+            if "[" in command:  # a synopsis
+                continue
+            command = re.sub(r"\s+\([^()]*\)$", "", command)  # a remark
+            (command,) = (part for part in command.split(" | ") if not part.startswith(("zcat", "head")))
+            command = re.sub(r"^torchrun --nproc_per_node=\d+", "python", command)
+            assert_parses(*script_and_arguments(command), monkeypatch)
+            parsed += 1
+    assert parsed > 40
 
 
 # ---------------------------------------------------------------- shell scripts
