@@ -71,10 +71,11 @@ def keep_freed_memory() -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
     """Open a file beside `path`; on success fsync it and rename it into place, on failure leave `path` be.
 
-    A reader sees the old file or the whole new one, also after a crash or on a full disk.
+    A reader sees the old file or the whole new one, also after a crash or on a full disk. On success the old
+    file stays as `keep`.
     """
     aside = path.with_name(f".{path.name}.tmp")
     try:
@@ -82,6 +83,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if keep and path.exists():
+            os.replace(path, keep)
         os.replace(aside, path)
     except BaseException as error:
         aside.unlink(missing_ok=True)
@@ -251,13 +254,18 @@ def init_distributed() -> World:
     return World(dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"]))
 
 
-def save_checkpoint(path: Path, progress: dict[str, Any], world: World = ALONE, **parts: Any) -> None:
-    """Write progress, generators and each part's state_dict, whole or not at all. All ranks call it."""
+def save_checkpoint(
+    path: Path, progress: dict[str, Any], world: World = ALONE, *, keep: Path | None = None, **parts: Any
+) -> None:
+    """Write progress, generators and each part's state_dict, whole or not at all. All ranks call it.
+
+    The file that was at `path` stays as `keep`.
+    """
     rng = world.gather(get_rng_state())
     if not world.is_main:
         return
     state = {"progress": progress, "rng": rng, **{name: part.state_dict() for name, part in parts.items()}}
-    with replacing(path) as file:
+    with replacing(path, keep) as file:
         try:
             torch.save(state, file)
         except RuntimeError as error:  # the zip writer's form of a failed write

@@ -306,13 +306,14 @@ class Interval:
 def save(run: Run, name: str) -> None:
     """Write a checkpoint; the one before stays as `checkpoint-previous.pt`, in case the newest is damaged."""
     out = Path(run.args.out)
-    last = out / "checkpoint-last.pt"
-    if run.world.is_main and last.exists():
-        os.replace(last, out / "checkpoint-previous.pt")
-    save_checkpoint(out / name, run.progress, run.world, **run.parts)
+    last, previous = out / "checkpoint-last.pt", out / "checkpoint-previous.pt"
+    keep = previous if name == last.name else None
+    save_checkpoint(out / name, run.progress, run.world, keep=keep, **run.parts)
     if not run.world.is_main:
         return
     if name != last.name:
+        if last.exists():
+            os.replace(last, previous)
         os.link(out / name, last)  # one file under two names
     if run.args.keep_last:
         epochs = sorted(out.glob("checkpoint-epoch*.pt"), key=lambda path: path.stat().st_mtime_ns)

@@ -3,7 +3,6 @@
 import argparse
 import hashlib
 import math
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -141,9 +140,8 @@ def save(run: Run) -> None:
     last = run.args.run_folder / "checkpoint-last.pt"
     run.progress["rule"] = run.rule.state_dict()
     run.progress["timing"] = longer(run.progress["timing"], run.clock.result(run.rows))
-    if run.world.is_main and last.exists():
-        os.replace(last, last.with_name("checkpoint-previous.pt"))
-    save_checkpoint(last, run.progress, run.world, **run.parts)
+    previous = last.with_name("checkpoint-previous.pt")
+    save_checkpoint(last, run.progress, run.world, keep=previous, **run.parts)
 
 
 def longer(a: dict[str, Any] | None, b: dict[str, Any]) -> dict[str, Any]:

@@ -290,7 +290,9 @@ def validate(run: Run) -> None:
 
 
 def save(run: Run, name: str) -> None:
-    save_checkpoint(run.out / name, run.progress, run.world, **run.parts)
+    """Write a checkpoint; the one before stays as checkpoint-previous.pt, in case the newest is damaged."""
+    keep = run.out / "checkpoint-previous.pt" if name == "checkpoint-last.pt" else None
+    save_checkpoint(run.out / name, run.progress, run.world, keep=keep, **run.parts)
 
 
 def prune(run: Run) -> None:

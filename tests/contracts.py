@@ -10,16 +10,18 @@ import os
 import resource
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 from conftest import ROOT, make_dataset, make_tokenizer, one_thread, run_main
 from tiny_items import SMALL, clusters, write_embeddings
@@ -83,7 +85,7 @@ class Script:
     def results(self, out: Path) -> dict[str, Any]:
         """What two equal runs have alike: weights, and records but for their times."""
         files = [path for pattern in self.weights for path in sorted(out.glob(pattern))]
-        assert len(files) >= len(self.weights), sorted(out.rglob("*"))
+        assert len(files) == len(self.weights), sorted(out.rglob("*"))
         return {
             "weights": [torch.load(path, weights_only=True)["model"] for path in files],
             "records": [
@@ -171,7 +173,7 @@ def _prepare(main: Callable[[], None], folder: Path, *flags: object) -> None:
 
 V1 = "category_classification/train_embedding_classifier.py"
 CLASSIFIER = Script(
-    name="classifier v1",
+    name="classifier-v1",
     path=V1,
     make_data=classifier_data,
     flags="--data {data}/dataset --tokenizer {data}/tokenizer --out {out} --hidden_size 192 --num_layers 1 "
@@ -213,11 +215,11 @@ NAICS = Script(
     two_batches="data.batch_size=2 data.queries=12",
     ranks="model.dropout=0 training.trainer.max_epochs=2 training.trainer.precision=32",
     checkpoints="checkpoints/*/checkpoint-*.pt",
-    weights=("checkpoints/*/checkpoint-epoch3.pt", "checkpoints/*/best.pt"),
+    weights=("checkpoints/*/checkpoint-last.pt", "checkpoints/*/best.pt"),
     unknown=("--unknown", "model.unknown=1"),
 )
 STUDY = Script(
-    name="eurlex study",
+    name="eurlex-study",
     path="experiments/classification/run.py",
     make_data=eurlex_data,
     flags="--data {data}/prepared --out {out} --encoder tiny-random --max_length 24 --batch_size 4 "
@@ -237,17 +239,17 @@ SCRIPTS = (
     CLASSIFIER,
     *(
         replace(
-            CLASSIFIER, name=f"classifier {version}", path=CLASSIFIER.path.replace(".py", f"_{version}.py")
+            CLASSIFIER, name=f"classifier-{version}", path=CLASSIFIER.path.replace(".py", f"_{version}.py")
         )
         for version in ("v2", "v3")
     ),
     RQVAE,
-    replace(RQVAE, name="rqvae ema", flags=f"{RQVAE.flags} --use_ema_vq"),
+    replace(RQVAE, name="rqvae-ema", flags=f"{RQVAE.flags} --use_ema_vq"),
     NAICS,
     STUDY,
     replace(
         STUDY,
-        name="text study",
+        name="text-study",
         path="experiments/language_modeling/run.py",
         make_data=text_data,
         flags=STUDY.flags.replace(
@@ -294,9 +296,22 @@ class Starter:
     script: Script
     data: Path
     folder: Path  # of outputs and logs
-    count: int = field(default=0)
+    count: int = 0
 
-    def start(self, out: Path, *more: object, largest_file: int | None = None) -> Child:
+    @classmethod
+    def of(cls, script: Script, factory: pytest.TempPathFactory) -> "Starter":
+        """With its tiny data."""
+        data = factory.mktemp("data")
+        script.make_data(data)
+        return cls(script, data, factory.mktemp("runs"))
+
+    def start(
+        self,
+        out: Path,
+        *more: object,
+        environment: dict[str, str] | None = None,
+        largest_file: int | None = None,
+    ) -> Child:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
         with patch.dict(os.environ, one_thread()):
@@ -305,10 +320,19 @@ class Starter:
         log = self.folder / f"log-{self.count}"
         arguments = self.script.arguments(self.data, out, *more)
         process = context.Process(
-            target=_run, args=(str(ROOT / self.script.path), arguments, log, largest_file)
+            target=_run,
+            args=(str(ROOT / self.script.path), arguments, log, environment or {}, largest_file),
         )
         process.start()
         return Child(process, log)
+
+    def start_ranks(self, out: Path, *more: object) -> list[Child]:
+        """Two, as torchrun starts them."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+        return [self.start(out, *more, environment=environment) for environment in ranks]
 
     def run(self, out: Path, *more: object, **kwargs: Any) -> subprocess.CompletedProcess:
         return self.start(out, *more, **kwargs).wait()
@@ -347,7 +371,9 @@ class Starter:
         return child.wait()
 
 
-def _run(path: str, arguments: list[str], log: Path, largest_file: int | None) -> None:
+def _run(
+    path: str, arguments: list[str], log: Path, environment: dict[str, str], largest_file: int | None
+) -> None:
     """In the new process: what `python path arguments >log.out 2>log.err` does."""
     for number, name, end in ((1, "stdout", ".out"), (2, "stderr", ".err")):
         stream = log.with_suffix(end).open("w", buffering=1)
@@ -356,5 +382,6 @@ def _run(path: str, arguments: list[str], log: Path, largest_file: int | None) -
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     torch.set_num_threads(1)
+    os.environ.update(environment)
     sys.argv = [path, *arguments]
     runpy.run_path(path, run_name="__main__")
