@@ -10,10 +10,11 @@ metrics.jsonl, summary.json, learning_curve.png.
 
 import torch
 
+from semantic_ids.item_batches import split_items
 from semantic_ids.item_embeddings import EmbeddingDataset
 from semantic_ids.rqvae import RQVAE, EMAVectorQuantizer, VectorQuantizer
 from semantic_ids.rqvae_config import RQVAEConfig, parse_config
-from semantic_ids.training import finish, split_items, start_run, train
+from semantic_ids.training import finish, start_run, train
 from training_utils import init_distributed, pick_device, run_script, seed_everything
 
 __all__ = ["RQVAE", "EMAVectorQuantizer", "EmbeddingDataset", "RQVAEConfig", "VectorQuantizer"]
@@ -28,7 +29,7 @@ def main() -> None:
     # Data: the whole matrix lies on the device, and batches are rows of it
     dataset = EmbeddingDataset.from_parquet(config.embeddings_path, config.item_embedding_dim)
     items = torch.from_numpy(dataset.vectors).to(device)
-    train_rows, validation_rows = split_items(len(items), config)
+    train_rows, validation_rows = split_items(len(items), config.val_split, config.seed)
 
     # Model
     model = config.build().to(device)

@@ -3,18 +3,17 @@
 import math
 import os
 import time
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from semantic_ids.id_metrics import code_counts, measure_items, unique_ids_proportion, usage
+from semantic_ids.item_batches import ItemBatch, epoch_batches, epoch_noise
 from semantic_ids.report import plot_learning_curve
 from semantic_ids.rqvae import RQVAE, nearest_codes
 from semantic_ids.rqvae_config import HIGHER_IS_BETTER, RQVAEConfig
@@ -35,7 +34,6 @@ from training_utils import (
 
 KMEANS_ITEMS = 65_536  # at most, to start the codebooks from
 RESET_ITEMS = 4096  # drawn for a reset of unused codes
-NOISE_BLOCK = 1024  # places of an epoch
 # A resume with another value of one of these is allowed, but is not the run that was stopped.
 EXACT_SETTINGS = (
     "batch_size gradient_accumulation_steps scheduler_type warmup_start_lr warmup_steps max_lr min_lr "
@@ -43,15 +41,6 @@ EXACT_SETTINGS = (
     "codebook_usage_threshold val_split seed amp amp_dtype commitment_weight use_rotation_trick input_scale "
     "input_noise"
 ).split()
-
-
-def split_items(count: int, config: RQVAEConfig) -> tuple[Tensor, Tensor]:
-    """Rows for training and validation. With --val_split 0, or too few items, all rows are both."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(config.seed))
-    held_out = int(config.val_split * count)
-    if held_out == 0:
-        return order, order.sort().values
-    return order[held_out:], order[:held_out].sort().values
 
 
 def learning_rate(step: int, config: RQVAEConfig, total_steps: int) -> float:
@@ -181,46 +170,14 @@ def _resume(run: Run, path: Path) -> None:
 # ---------------------------------------------------------------- one epoch
 
 
-def batches(run: Run, train_rows: Tensor) -> Iterator[dict[str, Any]]:
-    """This rank's rows of the epoch's micro-batches from the current one on; the order is of (seed, epoch).
-
-    A rank that a short last batch leaves empty-handed takes a row with `weight` 0, to stay in step.
-    """
-    generator = np.random.Generator(np.random.PCG64([run.config.seed, run.progress["epoch"]]))
-    order = train_rows[torch.from_numpy(generator.permutation(len(train_rows)))]
-    for number, rows in list(enumerate(order.split(run.global_batch)))[run.progress["batch"] :]:
-        own = rows[run.world.rank :: run.world.size]
-        yield {
-            "rows": own if len(own) else rows[:1],
-            "weight": len(own),
-            "global_rows": len(rows),
-            "first": number * run.global_batch,
-        }
-
-
-def input_noise(run: Run, batch: dict[str, Any], width: int) -> Tensor | None:
-    """(B, E) for this rank's rows. A row's noise depends on its place in the epoch alone, and so not on how
-    micro-batches, ranks and resumed runs share the epoch: it is drawn in blocks of so many places.
-    """
-    if run.config.input_noise == 0:
-        return None
-    first, last = batch["first"], batch["first"] + batch["global_rows"]
-    generator, blocks = torch.Generator(run.device), []
-    for block in range(first // NOISE_BLOCK, -(-last // NOISE_BLOCK)):
-        seed = np.random.SeedSequence([run.config.seed, run.progress["epoch"], block])
-        generator.manual_seed(int(seed.generate_state(1, np.uint64)[0]) >> 1)
-        blocks.append(torch.randn(NOISE_BLOCK, width, generator=generator, device=run.device))
-    start = first % NOISE_BLOCK
-    noise = torch.cat(blocks)[start : start + batch["global_rows"]]
-    own = noise[run.world.rank :: run.world.size]
-    return run.config.input_noise * (own if len(own) else noise[:1])
-
-
 def train(run: Run, items: Tensor, train_rows: Tensor, validation_rows: Tensor) -> None:
     """The rest of the current epoch. Saves, logs, validates and stops by the settings."""
     config, progress = run.config, run.progress
     run.wrapped.train()
-    for group in accumulate(batches(run, train_rows), config.gradient_accumulation_steps):
+    batches = epoch_batches(
+        train_rows, run.global_batch, config.seed, progress["epoch"], progress["batch"], run.world
+    )
+    for group in accumulate(batches, config.gradient_accumulation_steps):
         started = time.perf_counter()
         values, codes = _backward(run, items, group)
         loss, stopping = values["loss/total"], values.pop("stop")
@@ -240,7 +197,7 @@ def train(run: Run, items: Tensor, train_rows: Tensor, validation_rows: Tensor) 
             reset_unused_codes(run, items, train_rows)
         if progress["step"] % config.steps_per_train_log == 0:
             seconds = time.perf_counter() - started
-            log_step(run, values, codes, norm, sum(batch["global_rows"] for batch in group), seconds)
+            log_step(run, values, codes, norm, sum(batch.global_rows for batch in group), seconds)
         if progress["step"] % config.steps_per_val_log == 0:
             validate(run, items, validation_rows)
         if stopping:
@@ -254,18 +211,21 @@ def train(run: Run, items: Tensor, train_rows: Tensor, validation_rows: Tensor) 
     progress["epoch"], progress["batch"] = progress["epoch"] + 1, 0
 
 
-def _backward(run: Run, items: Tensor, group: list[dict]) -> tuple[dict[str, float], Tensor]:
+def _backward(run: Run, items: Tensor, group: list[ItemBatch]) -> tuple[dict[str, float], Tensor]:
     """Gradients of the mean loss over the group's rows, however micro-batches and ranks share them."""
-    rows = sum(batch["global_rows"] for batch in group)
+    rows = sum(batch.global_rows for batch in group)
+    scale, seed, epoch = run.config.input_noise, run.config.seed, run.progress["epoch"]
     sums, codes = {}, []
     for number, batch in enumerate(group, 1):
         between = run.world.size > 1 and number < len(group)  # ranks exchange gradients once a step
         with run.wrapped.no_sync() if between else nullcontext():
             with autocast(run.device, run.config.amp, run.config.amp_dtype):
-                noise = input_noise(run, batch, items.shape[1])
-                output = run.wrapped(items[batch["rows"].to(run.device)], noise)
+                noise = None
+                if scale:
+                    noise = scale * epoch_noise(batch, items.shape[1], seed, epoch, run.world, run.device)
+                output = run.wrapped(items[batch.rows.to(run.device)], noise)
             total, vq = run.model.loss(output)
-            share = batch["weight"] / rows
+            share = batch.weight / rows
             run.scaler.scale(total * (share * run.world.size)).backward()  # DDP takes the mean over ranks
         values = {"loss/total": total, "loss/reconstruction": output.reconstruction_loss, "loss/vq": vq}
         for level, loss in enumerate(output.commitment_losses):
@@ -280,7 +240,7 @@ def _backward(run: Run, items: Tensor, group: list[dict]) -> tuple[dict[str, flo
     return dict(zip(sums, stacked, strict=True)), torch.cat(codes)
 
 
-def _check_step(run: Run, group: list[dict], loss: float, stepped: bool) -> None:
+def _check_step(run: Run, group: list[ItemBatch], loss: float, stepped: bool) -> None:
     """Name a step that was left out; end the run after `--max_bad_steps` of them in a row."""
     if stepped or (
         math.isfinite(loss) and run.scaler.is_enabled()
@@ -289,7 +249,7 @@ def _check_step(run: Run, group: list[dict], loss: float, stepped: bool) -> None
         return
     run.bad_steps += 1
     what = "loss" if not math.isfinite(loss) else "gradient"
-    rows = torch.cat([batch["rows"] for batch in group])[:16].tolist()
+    rows = torch.cat([batch.rows for batch in group])[:16].tolist()
     run.say(f"step {run.progress['step']}: non-finite {what}, weights left alone; rows {rows}")
     if run.bad_steps >= run.config.max_bad_steps:
         raise InputError(
