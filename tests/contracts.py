@@ -51,6 +51,7 @@ class Script:
     checkpoints: str = "checkpoint-*.pt"
     weights: tuple[str, ...] = ("checkpoint-last.pt", "best.pt")  # that must come out equal
     ranks: str = ""  # flags for that comparison, such as no dropout
+    rounding: float = 1e-4  # of weights in it, relative
     unknown: tuple[str, ...] = ("--unknown", "--unknown=1")
     second_run: tuple[int, str] = (2, "already holds a run")  # in the same folder, without --resume
     end_of_bad_steps: tuple[int, str] = (2, "4 steps in a row had a non-finite")
@@ -196,6 +197,7 @@ RQVAE = Script(
     non_finite="--max_lr 1e30 --no-use_gradient_clipping --scheduler_type cosine --max_bad_steps {bad}",
     two_batches="--batch_size 256",
     ranks="--max_steps 6",
+    rounding=1e-3,
     checkpoints="checkpoint_step_*.pth",
     weights=("final_model.pth", "best_model.pth"),
 )

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import assert_refused, run_main, run_script
-from test_train_rqvae_runs import SCRIPT, SMALL, clusters
+from test_train_rqvae_runs import SCRIPT
+from tiny_items import SMALL, clusters
 
 from semantic_ids import evaluate_semantic_ids, export_semantic_ids
 

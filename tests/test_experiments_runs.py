@@ -1,9 +1,8 @@
-"""Runs of both studies as a user starts them: row, pairs, resume, kills, ranks, sweeps, bad input."""
+"""Runs of both studies as a user starts them; test_contracts.py has what all training scripts promise."""
 
 import argparse
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -260,7 +259,7 @@ def parsed(prepared: dict[str, Path], task: str, out: Path, **settings: object) 
 # ---------------------------------------------------------------- stops and kills
 
 
-RESUMED = ("fp32_baseline", "amp_bf16", "bf16_kahan", "bf16_sr", "bf16_master", "amp_fp16")
+RESUMED = ("amp_bf16", "bf16_kahan", "bf16_sr", "bf16_master", "amp_fp16")
 
 
 def launch(prepared: dict[str, Path], task: str, out: Path, **settings: object) -> subprocess.Popen:
@@ -300,48 +299,6 @@ def test_resume_after_a_signal_is_exact(start, prepared, tmp_path, config):
             np.testing.assert_array_equal(a[name], b[name])
 
 
-@pytest.mark.slow
-def test_kills_at_random_moments_change_nothing(start, prepared, tmp_path):
-    settings = dict(config="bf16_kahan", max_steps=160, eval_steps=40, save_every_steps=1)
-    (whole,) = start("language_modeling", out="whole", **settings)
-    generator, kills = random.Random(0), 0
-    for _ in range(20):
-        process = launch(prepared, "language_modeling", tmp_path / "killed", **settings)
-        if kills < 5:
-            kills += kill_while_saving(process, generator, tmp_path / "killed")
-        output = process.communicate()[0]
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, output
-    assert kills == 5
-    (killed,) = rows_of(tmp_path / "killed")
-    assert lasting(killed) == lasting(whole)
-
-
-def kill_while_saving(process: subprocess.Popen, generator: random.Random, out: Path) -> int:
-    """SIGKILL after one to six more checkpoints, at any moment of a step."""
-    for _ in range(generator.randint(1, 6)):
-        before = newest(out)
-        while newest(out) == before and process.poll() is None:
-            time.sleep(0.002)
-    time.sleep(generator.uniform(0, 0.03))
-    process.kill()
-    return int(process.wait() == -signal.SIGKILL)
-
-
-def kill_between_saves(process: subprocess.Popen, out: Path) -> None:
-    """SIGKILL while both checkpoints lie there: while the newest is written only the one before does."""
-    while process.poll() is None:
-        process.send_signal(signal.SIGSTOP)
-        if len(list(out.glob("runs/*/checkpoint-*.pt"))) == 2:
-            break
-        process.send_signal(signal.SIGCONT)
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-
-
 def newest(out: Path) -> float:
     try:
         return max((path.stat().st_mtime_ns for path in out.glob("runs/*/checkpoint-last.pt")), default=0)
@@ -349,52 +306,34 @@ def newest(out: Path) -> float:
         return 0
 
 
-def test_a_damaged_checkpoint_is_skipped_and_another_runs_is_refused(start, prepared, tmp_path):
+def test_another_runs_checkpoint_is_refused(prepared, tmp_path):
     settings = dict(config="fp32_baseline", max_steps=100, eval_steps=5, save_every_steps=2)
-    (whole,) = start("language_modeling", out="whole", **settings)
     process = launch(prepared, "language_modeling", tmp_path / "part", **settings)
-    kill_between_saves(process, tmp_path / "part")
-    last = next((tmp_path / "part").glob("runs/*/checkpoint-last.pt"))
-    foreign = tmp_path / "foreign.pt"
-    foreign.write_bytes(last.read_bytes())
-    last.write_bytes(last.read_bytes()[:3000])
-    with pytest.warns(UserWarning, match="skipped"):
-        result = run_main(
-            MAINS["language_modeling"],
-            *arguments(prepared, "language_modeling", tmp_path / "part", **settings),
-        )
-    assert "checkpoint-previous.pt" in result.stdout
-    assert lasting(rows_of(tmp_path / "part")[0]) == lasting(whole)
+    for line in process.stdout:
+        if "step 5/" in line:
+            process.kill()
+    process.communicate()
+    foreign = next((tmp_path / "part").glob("runs/*/checkpoint-*.pt"))
     other = settings | {"seed": 1, "resume": foreign}
     result = run_main(
         MAINS["language_modeling"], *arguments(prepared, "language_modeling", tmp_path / "other", **other)
     )
-    assert_refused(result, "foreign.pt", "another run")
+    assert_refused(result, foreign.name, "another run")
 
 
 # ---------------------------------------------------------------- ranks
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", ["fp32_baseline", "bf16_body_fp32_head"])
-def test_two_ranks_are_one_process_with_twice_the_batch(start, prepared, tmp_path, task, config):
-    settings = dict(config=config, max_steps=6, dropout=0.0)
-    together = arguments(prepared, task, tmp_path / "two", **settings)
-    result = torchrun(SCRIPTS[task], *together)
+def test_two_ranks_are_one_process_with_twice_the_batch_in_bfloat16(start, prepared, tmp_path, task):
+    settings = dict(config="bf16_body_fp32_head", max_steps=6, dropout=0.0)
+    result = torchrun(SCRIPTS[task], *arguments(prepared, task, tmp_path / "two", **settings))
     assert result.returncode == 0, result.stderr[-3000:]
     (one,) = start(task, out="one", **settings, batch_size=8)
     (two,) = rows_of(tmp_path / "two")
     assert two["world_size"] == 2 and two["model"]["initial_sha256"] == one["model"]["initial_sha256"]
-    tolerance = 1e-5 if config == "fp32_baseline" else 5e-3  # bfloat16 has three digits
-    assert two["curve"][-1]["loss"] == pytest.approx(one["curve"][-1]["loss"], rel=tolerance)
-    assert two["metrics"]["test"]["loss"] == pytest.approx(one["metrics"]["test"]["loss"], rel=tolerance)
-    if config == "fp32_baseline":
-        first, second = (
-            torch.load(tmp_path / name / row["weights"], weights_only=True)["model"]
-            for name, row in (("one", one), ("two", two))
-        )
-        for name in first:
-            torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=2e-5, msg=name)
+    for a, b in ((one["curve"][-1], two["curve"][-1]), (one["metrics"]["test"], two["metrics"]["test"])):
+        assert a["loss"] == pytest.approx(b["loss"], rel=5e-3)  # three digits
 
 
 def test_ranks_take_one_run_only(prepared, tmp_path):
@@ -598,7 +537,6 @@ def test_the_specs_settings_are_the_defaults(prepared, tmp_path):
     [
         ({"config": "bf16_magic"}, ("bf16_magic", "fp32_baseline", "amp_bf16", "bf16_kahan")),
         ({"config": "fp32_baseline,nope"}, ("nope",)),
-        ({"data": "/nowhere"}, ("--data /nowhere", "prepare_data.py")),
         ({"resume": "/nowhere/checkpoint-last.pt"}, ("/nowhere/checkpoint-last.pt",)),
         ({"config": "all", "resume": "/nowhere/checkpoint-last.pt"}, ("--resume",)),
         ({"device": "cuda:77"}, ("--device cuda:77",)),

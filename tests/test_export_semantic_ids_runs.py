@@ -8,7 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import assert_refused, run_main, run_script
-from test_train_rqvae_runs import SCRIPT, SMALL, clusters, write_embeddings
+from test_train_rqvae_runs import SCRIPT
+from tiny_items import SMALL, clusters, write_embeddings
 
 from semantic_ids import export_semantic_ids
 from semantic_ids.collisions import resolve_collisions, spread_last_level

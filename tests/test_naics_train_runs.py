@@ -1,11 +1,9 @@
-"""naics/train.py as a user runs it: outputs, stages, exact resume, kills, signals, ranks, bad input."""
+"""naics/train.py as a user runs it; test_contracts.py has what all training scripts promise."""
 
 import json
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +160,7 @@ def test_early_stop(flags, tmp_path):
 # ---------------------------------------------------------------- stop and resume
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STAGES[1:])
 def test_resume_in_the_middle_of_an_epoch_is_exact(flags, tmp_path, stage):
     settings = ["model.dropout=0.2", "training.save_every_steps=7", "model.token_budget=1500"]
     settings += ["training.trainer.max_epochs=8", "training.trainer.patience=0"]
@@ -188,64 +186,24 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(flags, tmp_path, stage):
     assert kept[0] == kept[1]
 
 
-@pytest.mark.slow
-def test_ten_kills_at_random_moments_change_nothing(flags, tmp_path):
-    settings = ["training.save_every_steps=1", "training.trainer.max_epochs=20"]
-    settings += ["training.trainer.patience=0"]
-    train([*flags("whole"), *settings])
-    generator, kills = random.Random(0), 0
-    last = checkpoint(tmp_path / "killed", "checkpoint-last.pt")
-    for _ in range(40):
-        process = launch([*flags("killed"), *settings, "--resume", "auto"])
-        if kills < 10:
-            for _ in range(generator.randint(1, 4)):
-                before = last.stat().st_mtime_ns if last.exists() else 0
-                while process.poll() is None and (last.stat().st_mtime_ns if last.exists() else 0) == before:
-                    time.sleep(0.002)
-            time.sleep(generator.uniform(0, 0.03))
-            process.kill()
-            kills += process.wait() == -signal.SIGKILL
-        output = process.communicate()[0]
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, output[-3000:]
-    assert kills == 10
-    for name in ("best.pt", "checkpoint-epoch20.pt"):
-        assert_same_weights(checkpoint(tmp_path / "whole", name), checkpoint(tmp_path / "killed", name))
-
-
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(flags, tmp_path):
-    train(flags("run"))
-    for name in ("checkpoint-last.pt", "checkpoint-epoch3.pt"):
-        path = checkpoint(tmp_path / "run", name)
-        path.write_bytes(path.read_bytes()[:5000])
-    with pytest.warns(UserWarning, match="skipped"):
-        result = train([*flags("run"), "--resume", "auto"])
-    assert "checkpoint-epoch2.pt" in result.stdout
-
-
 # ---------------------------------------------------------------- ranks
 
 
-def test_two_ranks_are_one_process_with_twice_the_batch(flags, tmp_path):
-    """Triplets, queries and expert balance alike, in chunks or not."""
+def test_two_ranks_are_one_process_with_twice_the_batch_in_chunks(flags, tmp_path):
+    """Triplets, queries and expert balance alike."""
     settings = ["model.dropout=0.0", "training.trainer.max_epochs=2", "loss.listwise_weight=1"]
-    settings += ["training.trainer.precision=32"]
-    for number, budget in enumerate(("100000", "150")):
-        more = [*settings, f"model.token_budget={budget}"]
-        result = torchrun(SCRIPT, *flags(f"two{number}"), *more)
-        assert result.returncode == 0, result.stderr[-3000:]
-        train([*flags(f"one{number}"), *more, "data.batch_size=2", "data.queries=12"])
-        two, one = (records(tmp_path / f"{name}{number}/outputs/01_stage_easy") for name in ("two", "one"))
-        steps = [row["step"] for row in two if row["split"] == "train"]
-        assert len(steps) == len(set(steps))  # rank 0 alone writes
-        for a, b in zip(two, one, strict=True):
-            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5), (a, b)
-        assert_same_weights(
-            checkpoint(tmp_path / f"two{number}", "checkpoint-epoch2.pt"),
-            checkpoint(tmp_path / f"one{number}", "checkpoint-epoch2.pt"),
-            rtol=1e-3,
-        )
+    settings += ["training.trainer.precision=32", "model.token_budget=150"]
+    result = torchrun(SCRIPT, *flags("two"), *settings)
+    assert result.returncode == 0, result.stderr[-3000:]
+    train([*flags("one"), *settings, "data.batch_size=2", "data.queries=12"])
+    two, one = (records(tmp_path / f"{name}/outputs/01_stage_easy") for name in ("two", "one"))
+    for a, b in zip(two, one, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5), (a, b)
+    assert_same_weights(
+        checkpoint(tmp_path / "two", "checkpoint-epoch2.pt"),
+        checkpoint(tmp_path / "one", "checkpoint-epoch2.pt"),
+        rtol=1e-3,
+    )
 
 
 # ---------------------------------------------------------------- bad input
@@ -258,7 +216,6 @@ def test_bad_arguments_are_refused(flags, tmp_path, data):
         (["--from", str(tmp_path / "nothing.pt")], ("nothing.pt", "no such checkpoint")),
         (["--resume", str(tmp_path / "nothing.pt")], ("nothing.pt",)),
         (["--device", "cuda:9"], ("--device",)),
-        ([f"paths.data_dir={tmp_path}"], ("naics_descriptions.parquet",)),
         (["model=default", "model.base_model_name=/nowhere"], ("/nowhere", "model.base_model_name")),
         (["data.backend=parquet", f"data.triplets_path={tmp_path}"], ("triplets",)),
         (["curriculum.positive_levels=[7]"], ("positive_levels",)),
@@ -271,9 +228,8 @@ def test_bad_arguments_are_refused(flags, tmp_path, data):
     assert_refused(run_main(main, *flags("bad", "04_stage")), "04_stage", "no such curriculum")
 
 
-def test_a_run_is_not_written_over_nor_mixed_up(flags, tmp_path):
+def test_a_run_is_not_mixed_up_with_another(flags, tmp_path):
     train(flags("run"))
-    assert_refused(run_main(main, *flags("run")), "already holds a run", "--resume auto")
     best = checkpoint(tmp_path / "run", "checkpoint-last.pt")
     assert_refused(run_main(main, *flags("new", STAGES[1]), "--resume", str(best)), "--from")
     wide = run_main(main, *flags("run"), "model.dim=9", "--resume", "auto")
@@ -307,21 +263,6 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(flags, tmp_path, mo
     assert result.stdout.count("non-finite loss, weights left alone; anchors") == 2
     weights = torch.load(checkpoint(tmp_path / "run", "best.pt"), weights_only=True)["model"]
     assert all(bool(value.isfinite().all()) for value in weights.values())
-    monkeypatch.setattr(Objective, "contrast", lambda *_: torch.tensor(float("nan")))
-    always = run_main(main, *flags("always"), "training.max_bad_steps=3")
-    assert_refused(always, "3 steps in a row had a non-finite loss")
-
-
-def test_a_full_disk_leaves_older_checkpoints_whole(flags, tmp_path):
-    train([*flags("run"), "training.trainer.max_epochs=1"])
-    before = checkpoint(tmp_path / "run", "checkpoint-epoch1.pt").read_bytes()
-    limit = len(before) // 2 // 1024
-    arguments = " ".join([str(SCRIPT), *flags("run"), "--resume", "auto"])
-    command = f"ulimit -f {limit}; trap '' XFSZ; exec {sys.executable} {arguments}"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=one_thread())
-    assert result.returncode == 1 and "error: cannot write" in result.stderr, result.stderr[-2000:]
-    assert checkpoint(tmp_path / "run", "checkpoint-epoch1.pt").read_bytes() == before
-    assert not list(checkpoint(tmp_path / "run", "").glob(".*.tmp"))
 
 
 # ---------------------------------------------------------------- the command line

@@ -1,17 +1,14 @@
-"""The contracts of the train scripts, run as a user runs them: outputs, resume, kills, signals, ranks, bad
-input.
+"""The train scripts' own promises, run as a user runs them; test_contracts.py has those of all scripts.
 
 `SCRIPTS` lists every version; each test runs them all.
 """
 
 import json
-import random
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -23,6 +20,7 @@ from conftest import (
     assert_same_weights,
     one_thread,
     records,
+    run_main,
     run_script,
     torchrun,
 )
@@ -87,86 +85,6 @@ def test_resume_from_an_epoch_is_exact(script, base, tmp_path, update):
     assert whole == part
 
 
-@pytest.mark.slow
-def test_ten_kills_at_random_moments_change_nothing(script, base, tmp_path):
-    flags = [*base, *"--epochs 6 --save_every_steps 1 --token_dropout 0.1 --log_every 5".split()]
-    assert run_script(script, *flags, "--out", tmp_path / "whole").returncode == 0
-    out, generator, kills = tmp_path / "killed", random.Random(0), 0
-    command = [sys.executable, str(script), *flags, "--out", str(out), "--resume", "auto"]
-    for attempt in range(60):
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=one_thread()
-        )
-        if kills < 10:
-            kills += kill_while_training(process, generator, attempt % 2 == 0, out)
-        output = process.communicate()[0].decode()
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, output[-3000:]
-    assert kills == 10
-    assert_same_weights(tmp_path / "whole/checkpoint-epoch6.pt", out / "checkpoint-epoch6.pt")
-    assert_same_weights(tmp_path / "whole/best.pt", out / "best.pt")
-    steps = [(r["split"], r["step"]) for r in records(out) if r["split"] != "train"]
-    assert steps == [(r["split"], r["step"]) for r in records(tmp_path / "whole") if r["split"] != "train"]
-
-
-def kill_while_training(
-    process: subprocess.Popen, generator: random.Random, when_writing: bool, out: Path
-) -> int:
-    """SIGKILL after one to five checkpoints; `when_writing`: as a temporary file appears."""
-    for _ in range(generator.randint(1, 5)):
-        start = newest(out)
-        while newest(out) == start and process.poll() is None:
-            time.sleep(0.002)
-    time.sleep(generator.uniform(0, 0.03))
-    while when_writing and process.poll() is None and not list(out.glob(".*.tmp")):
-        pass
-    process.kill()
-    return int(process.wait() == -signal.SIGKILL)
-
-
-def newest(out: Path) -> float:
-    path = out / "checkpoint-last.pt"
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_stops(script, base, tmp_path, number, status):
-    flags = [*base, *"--epochs 3 --log_every 1".split()]
-    out = tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, str(script), *flags, "--out", str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=one_thread(),
-    )  # fmt: skip
-    for line in process.stdout:
-        if "step 5/" in line:
-            process.send_signal(number)
-            break
-    process.stdout.read()
-    assert process.wait() == status
-    stored = torch.load(out / "checkpoint-last.pt", weights_only=True)["progress"]
-    assert 5 <= stored["step"] <= 20
-    if number == signal.SIGTERM:
-        assert run_script(script, *flags, "--out", out, "--resume", "auto").returncode == 0
-        assert run_script(script, *flags, "--out", tmp_path / "whole").returncode == 0
-        assert_same_weights(out / "checkpoint-epoch3.pt", tmp_path / "whole/checkpoint-epoch3.pt")
-
-
-def test_a_truncated_newest_checkpoint_gives_way_to_the_one_before(script, base, tmp_path):
-    flags = [*base, "--save_every_steps", "4", "--out", tmp_path / "out"]
-    assert run_script(script, *flags, "--epochs", 1).returncode == 0
-    for name in ("checkpoint-last.pt", "checkpoint-epoch1.pt"):
-        path = tmp_path / "out" / name
-        path.write_bytes(path.read_bytes()[:5000])
-    result = run_script(script, *flags, "--epochs", 1, "--resume", "auto")
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "skipped" in result.stderr and "checkpoint-last.pt" in result.stderr
-    assert "checkpoint-previous.pt" in result.stdout
-
-
 def test_more_epochs_reshape_the_schedule_and_say_so(script, base, tmp_path):
     out = tmp_path / "out"
     assert run_script(script, *base, "--out", out, "--epochs", 1).returncode == 0
@@ -181,21 +99,8 @@ def test_more_epochs_reshape_the_schedule_and_say_so(script, base, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ranks_equal_one_process_of_twice_the_batch(script, base, tmp_path):
-    flags = [*base, *"--epochs 1 --grad_accum 2 --classifier_dropout 0 --max_drop_path 0".split()]
-    assert run_script(script, *flags, "--batch_size", 32, "--out", tmp_path / "one").returncode == 0
-    result = torchrun(script, *flags, "--out", tmp_path / "two")
-    assert result.returncode == 0, result.stderr[-3000:]
-    one, two = (tmp_path / name / "checkpoint-epoch1.pt" for name in ("one", "two"))
-    assert_same_weights(one, two, rtol=1e-4)
-    one, two = ({r["split"]: r for r in records(tmp_path / name)} for name in ("one", "two"))
-    assert one["train"]["loss"] == pytest.approx(two["train"]["loss"], rel=1e-4)
-    assert one["test"]["macro_f1"] == pytest.approx(two["test"]["macro_f1"], abs=1e-6)
-
-
-@pytest.mark.slow
-def test_a_killed_rank_leaves_a_checkpoint_that_resumes(script, base, tmp_path):
-    out = tmp_path / "out"
+def test_a_killed_rank_leaves_a_checkpoint_that_resumes(base, tmp_path):
+    script, out = CATEGORY / SCRIPTS[0], tmp_path / "out"
     flags = [*base, *"--epochs 3 --save_every_steps 2 --log_every 1 --out".split(), str(out)]
     process = subprocess.Popen(
         [*TORCHRUN, str(script), *flags],
@@ -215,56 +120,27 @@ def test_a_killed_rank_leaves_a_checkpoint_that_resumes(script, base, tmp_path):
     assert_same_weights(out / "checkpoint-epoch3.pt", tmp_path / "whole/checkpoint-epoch3.pt")
 
 
-def test_a_full_disk_keeps_the_older_checkpoints(script, base, tmp_path):
-    """The limit lets the first epochs' files through, as bytes a file: a larger model cannot be written."""
-    out = tmp_path / "out"
-    assert run_script(script, *base, "--out", out, "--epochs", 1).returncode == 0
-    before = (out / "checkpoint-epoch1.pt").read_bytes()
-    limit = len(before) // 2048  # kilobytes, half a checkpoint
-    flags = [*base, "--out", str(out), "--epochs", "2", "--resume", "auto"]
-    command = f"ulimit -f {limit}; exec {shlex.join([sys.executable, str(script), *flags])}"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=one_thread())
-    assert result.returncode == 1, result.stderr[-2000:]
-    assert "cannot write" in result.stderr and "Traceback" not in result.stderr
-    assert (out / "checkpoint-epoch1.pt").read_bytes() == before
-    assert not list(out.glob(".*.tmp"))
-    assert run_script(script, *base, "--out", out, *"--epochs 2 --resume auto".split()).returncode == 0
-
-
-def test_a_non_finite_loss_never_steps_and_ends_the_run(script, base, tmp_path):
-    flags = [*base, *"--epochs 2 --lr 1e30 --max_grad_norm 0 --max_bad_steps 3 --lr_warmup_steps 0".split()]
-    result = run_script(script, *flags, "--out", tmp_path / "out")
-    assert result.returncode == 2
-    assert "non-finite" in result.stdout and "rows [" in result.stdout
-    assert "3 steps in a row" in result.stderr and "Traceback" not in result.stderr
-
-
-def test_bad_flags_and_inputs_are_refused(script, base, tmp_path, tiny_data, tiny_tokenizer):
-    out = tmp_path / "out"
+def test_bad_flags_and_inputs_are_refused(script, base, tmp_path):
+    out, main = tmp_path / "out", import_module(f"category_classification.{script.stem}").main
 
     def refused(*words, flags):
-        assert_refused(run_script(script, *flags), *words)
+        assert_refused(run_main(main, *base, *flags, "--out", out), *words)
         assert not out.exists()
 
-    refused("no such folder", flags=[*base, "--data", tmp_path / "none", "--out", out])
-    refused("--tokenizer", flags=[*base, "--tokenizer", tmp_path, "--out", out])
-    refused("no split named 'trian'", flags=[*base, "--train_split", "trian", "--out", out])
-    refused("--device", flags=[*base, "--device", "cuda", "--out", out])
-    refused("no such checkpoint", flags=[*base, "--resume", tmp_path / "none.pt", "--out", out])
-    refused("--epochs", flags=[*base, "--epochs", "0", "--out", out])
-    refused("--hidden_size", flags=[*base, "--hidden_size", "100", "--out", out])
-    (tmp_path / "file").write_text("")
-    assert_refused(run_script(script, *base, "--out", tmp_path / "file"), "is a file")
+    refused("--tokenizer", flags=["--tokenizer", tmp_path])
+    refused("no split named 'trian'", flags=["--train_split", "trian"])
+    refused("--device", flags=["--device", "cuda:99"])
+    refused("no such checkpoint", flags=["--resume", tmp_path / "none.pt"])
+    refused("--epochs", flags=["--epochs", "0"])
+    refused("--hidden_size", flags=["--hidden_size", "100"])
 
 
-def test_an_existing_run_is_not_overwritten(script, base, tmp_path):
-    out = tmp_path / "out"
-    assert run_script(script, *base, "--out", out, "--max_steps", 3).returncode == 0
+def test_another_model_is_not_written_over(script, base, tmp_path):
+    out, main = tmp_path / "out", import_module(f"category_classification.{script.stem}").main
+    assert run_main(main, *base, "--out", out, "--max_steps", 3).returncode == 0
     before = {path.name: path.read_bytes() for path in out.glob("*.pt")}
-    assert_refused(run_script(script, *base, "--out", out), "already holds a run", "--resume auto")
-    assert_refused(
-        run_script(script, *base, "--out", out, "--resume", "auto", "--num_layers", 3), "does not fit"
-    )  # fmt: skip
+    result = run_main(main, *base, "--out", out, "--resume", "auto", "--num_layers", 3)
+    assert_refused(result, "does not fit")
     assert {path.name: path.read_bytes() for path in out.glob("*.pt")} == before
 
 

@@ -1,40 +1,18 @@
-"""train_rqvae.py as a user runs it: outputs, exact resume, kills, signals, ranks, bad input."""
+"""train_rqvae.py as a user runs it; test_contracts.py has what all training scripts promise."""
 
 import json
-import random
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, assert_refused, assert_same_weights, one_thread, records, run_script, torchrun
+from conftest import ROOT, assert_refused, assert_same_weights, records, run_main, run_script
+from tiny_items import SMALL, clusters, write_embeddings
+
+from semantic_ids.train_rqvae import main
 
 SCRIPT = ROOT / "semantic_ids/train_rqvae.py"
-SMALL = (
-    "--item_embedding_dim 24 --encoder_hidden_dims 32,16 --codebook_embedding_dim 8 --codebook_size 16 "
-    "--batch_size 128 --warmup_steps 5 --max_lr 3e-3 --steps_per_val_log 10 --device cpu --val_split 0.1"
-)
-
-
-def write_embeddings(path: Path, vectors: np.ndarray, ids: list | None = None) -> Path:
-    ids = ids or [f"B{number:05}" for number in range(len(vectors))]
-    lists = pa.FixedSizeListArray.from_arrays(vectors.astype(np.float32).ravel(), vectors.shape[1])
-    pq.write_table(pa.table({"parent_asin": ids, "embedding": lists}), path)
-    return path
-
-
-def clusters(count: int = 600, width: int = 24) -> np.ndarray:
-    """Unit vectors around 20 centres."""
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(20, width))[rng.integers(20, size=count)] + 0.3 * rng.normal(
-        size=(count, width)
-    )
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 @pytest.fixture(scope="session")
@@ -77,66 +55,6 @@ def test_a_run_leaves_all_it_promises_and_learns(base, tmp_path, flags):
     assert summary["all_items"]["metrics/codebook_usage_level_0"] > 0.5
 
 
-def test_resume_is_exact(base, tmp_path):
-    flags = [
-        *base,
-        *"--num_epochs 12 --gradient_accumulation_steps 2 --save_every_steps 7 --keep_last 0".split(),
-        *"--input_noise 0.3".split(),
-    ]
-    assert run_script(SCRIPT, *flags, "--checkpoint_dir", tmp_path / "whole").returncode == 0
-    stored = tmp_path / "whole/checkpoint_step_14.pth"
-    result = run_script(SCRIPT, *flags, "--checkpoint_dir", tmp_path / "part", "--resume", stored)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "not exact" not in result.stdout
-    for name in ("final_model.pth", "best_model.pth"):
-        assert_same_weights(tmp_path / "whole" / name, tmp_path / "part" / name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("ema", [[], ["--use_ema_vq"]])
-def test_ten_kills_change_nothing(base, tmp_path, ema):
-    flags = [*base, *ema, *"--num_epochs 120 --save_every_steps 1".split()]
-    assert run_script(SCRIPT, *flags, "--checkpoint_dir", tmp_path / "whole").returncode == 0
-    out, generator, kills = tmp_path / "killed", random.Random(0), 0
-    command = [sys.executable, str(SCRIPT), *flags, "--checkpoint_dir", str(out), "--resume", "auto"]
-    for _ in range(60):
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=one_thread()
-        )
-        if kills < 10:
-            start = set(out.glob("checkpoint_step_*"))
-            while set(out.glob("checkpoint_step_*")) == start and process.poll() is None:
-                time.sleep(0.002)
-            time.sleep(generator.uniform(0, 0.05))
-            process.kill()
-            kills += process.wait() == -signal.SIGKILL
-        output = process.communicate()[0].decode()
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL, output[-3000:]
-    assert kills == 10
-    for name in ("final_model.pth", "best_model.pth"):
-        assert_same_weights(tmp_path / "whole" / name, out / name)
-    seen = [[(r["split"], r["step"]) for r in records(folder)] for folder in (tmp_path / "whole", out)]
-    assert seen[0] == seen[1]
-
-
-def test_a_signal_saves_and_stops(base, tmp_path):
-    out = tmp_path / "out"
-    flags = [*base, "--checkpoint_dir", str(out), "--num_epochs", "100000"]
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *flags],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=one_thread(),
-    )  # fmt: skip
-    for line in process.stdout:
-        if "validation" in line:
-            process.send_signal(signal.SIGTERM)
-            break
-    process.stdout.read()
-    assert process.wait() == 143
-    assert len(list(out.glob("checkpoint_step_*.pth"))) == 1
-
-
 @pytest.mark.parametrize("ema", [[], ["--use_ema_vq"]])
 def test_accumulation_equals_the_large_batch(base, tmp_path, ema):
     """540 items, of which 486 train: the last group of an epoch is shorter."""
@@ -146,18 +64,6 @@ def test_accumulation_equals_the_large_batch(base, tmp_path, ema):
     assert run_script(SCRIPT, *flags, *small, "--checkpoint_dir", many).returncode == 0
     assert run_script(SCRIPT, *flags, "--batch_size", 210, "--checkpoint_dir", large).returncode == 0
     assert_same_weights(many / "final_model.pth", large / "final_model.pth", rtol=1e-3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("ema", [[], ["--use_ema_vq"]])
-def test_two_ranks_equal_one_process_of_twice_the_batch(base, tmp_path, ema):
-    """540 items in batches of 256: the last is shorter. Resets, k-means and averages are of all ranks."""
-    flags = [*base, *ema, *"--max_steps 6 --input_noise 0.3".split()]
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert run_script(SCRIPT, *flags, "--batch_size", 256, "--checkpoint_dir", one).returncode == 0
-    result = torchrun(SCRIPT, *flags, "--checkpoint_dir", two)
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert_same_weights(one / "final_model.pth", two / "final_model.pth", rtol=1e-3)
 
 
 @pytest.mark.parametrize("batch_size", [1000, 540, 100, 7])
@@ -178,25 +84,16 @@ def test_a_plateau_ends_the_run(base, tmp_path):
     assert json.loads((tmp_path / "out/summary.json").read_text())["steps"] < 5_000
 
 
-def test_a_non_finite_loss_never_steps_and_ends_the_run(base, tmp_path):
-    flags = "--max_lr 1e30 --no-use_gradient_clipping --max_bad_steps 3 --scheduler_type cosine".split()
-    result = run_script(SCRIPT, *base, "--checkpoint_dir", tmp_path / "out", *flags)
-    assert_refused(result, "not finite") if "not finite" in result.stderr else assert_refused(
-        result, "3 steps"
-    )
-
-
 def test_bad_embeddings_are_named(base, tmp_path):
     vectors = clusters(50)
 
     def refused(*words, vectors=vectors, ids=None, path=None):
         path = path or write_embeddings(tmp_path / "bad.parquet", vectors, ids)
         out = tmp_path / "out"
-        result = run_script(SCRIPT, *base, "--embeddings_path", path, "--checkpoint_dir", out)
+        result = run_main(main, *base, "--embeddings_path", path, "--checkpoint_dir", out)
         assert_refused(result, *words)
         assert not out.exists()
 
-    refused("no such file", path=tmp_path / "none.parquet")
     bad = vectors.copy()
     bad[7, 3] = np.nan
     refused("row 8 (B00007)", "not finite", vectors=bad)
@@ -205,9 +102,6 @@ def test_bad_embeddings_are_named(base, tmp_path):
     refused("row 8 (B00007)", "all zero", vectors=bad)
     refused("--item_embedding_dim 20", vectors=vectors[:, :20])
     refused("row 50: item A stands in row 1 too", ids=["A", *map(str, range(48)), "A"])
-    path = write_embeddings(tmp_path / "cut.parquet", vectors)
-    path.write_bytes(path.read_bytes()[:2000])
-    refused("not a whole Parquet file", path=path)
     pq.write_table(pa.table({"parent_asin": ["a"]}), tmp_path / "column.parquet")
     refused("no column 'embedding'", path=tmp_path / "column.parquet")
     ragged = pa.table({"parent_asin": ["a", "b"], "embedding": [[1.0, 2.0], [1.0]]})
@@ -232,7 +126,7 @@ def test_bad_flags_are_refused(base, tmp_path):
         "--codebook_size 65536 --codebook_quantization_levels 4", "--device cuda", "--resume none.pth",
         "--seed 3000000000",
     ):  # fmt: skip
-        result = run_script(SCRIPT, *base, "--checkpoint_dir", tmp_path / "out", *flags.split())
+        result = run_main(main, *base, "--checkpoint_dir", tmp_path / "out", *flags.split())
         assert_refused(result, "no such" if "resume" in flags else flags.split()[0].split("_")[0])
         assert not (tmp_path / "out").exists()
 
