@@ -162,6 +162,7 @@ def test_evaluation_in_32_bits_is_the_same_model(start):
 # ---------------------------------------------------------------- pairs
 
 
+@pytest.mark.slow
 def test_a_seed_fixes_start_order_and_dropout_in_every_configuration(start, task):
     """All configurations that a CPU has, in one sweep, and in the opposite order: no run touches another."""
     names = [config.name for config in CONFIGS if config.name not in ("fp8_tensorwise",)]
@@ -269,6 +270,7 @@ def launch(prepared: dict[str, Path], task: str, out: Path, **settings: object) 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", RESUMED)
 def test_resume_after_a_signal_is_exact(start, prepared, tmp_path, config):
     """SIGTERM saves and leaves with 143; the same command then ends as a run never stopped, to the bit."""
@@ -336,6 +338,7 @@ def test_two_ranks_are_one_process_with_twice_the_batch_in_bfloat16(start, prepa
         assert a["loss"] == pytest.approx(b["loss"], rel=5e-3)  # three digits
 
 
+@pytest.mark.slow
 def test_ranks_take_one_run_only(prepared, tmp_path):
     result = torchrun(
         SCRIPTS["classification"],
@@ -392,6 +395,7 @@ def parsed_sweep(prepared: dict[str, Path], tmp_path: Path, **settings: object) 
         sys.argv = argv
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stopped_sweep_goes_on(prepared, tmp_path, number):
     settings = dict(config="fp32_baseline,amp_bf16,bf16_pure", max_steps=100, eval_steps=5)

@@ -144,6 +144,7 @@ def logits_of(run: Path, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 # ---------------------------------------------------------------- transformers
 
 
+@pytest.mark.slow
 def test_exported_folders_work_without_the_repository(tiny_run, v2_run, v3_run, pruned_run, tmp_path):
     runs, folders = [tiny_run, v2_run, v3_run], [tmp_path / name for name in ("one", "two.2", "three")]
     for run, folder in zip(runs, folders, strict=True):

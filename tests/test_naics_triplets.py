@@ -229,6 +229,7 @@ def test_another_plan_is_refused(taxonomy, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(taxonomy, tmp_path):
     out, plan = tmp_path / "out", {"row_group": 20, "groups_per_file": 1}
     code = (
@@ -252,6 +253,7 @@ def test_a_killed_run_goes_on(taxonomy, tmp_path):
     assert len(np.unique(read(out)[:, :3], axis=0)) == done["rows"]
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.parametrize("rule", RULES)
 def test_a_sample_of_the_real_triplets_follows_the_law(real, tmp_path, rule):

@@ -294,6 +294,7 @@ def start(run: Path, *flags: object, **kwargs) -> subprocess.Popen:
     return subprocess.Popen(command(run, *flags), env=one_thread(), stderr=subprocess.PIPE, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
 def test_standard_input_to_standard_output(tiny_run, expected, tmp_path, form):
     path = write_table(tmp_path / f"in.{form}", make_rows())
@@ -303,6 +304,7 @@ def test_standard_input_to_standard_output(tiny_run, expected, tmp_path, form):
     assert_same(read_table(tmp_path / f"out.{form}"), expected)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_quietly(tiny_run, tmp_path):
     rows = [{"text": "ring", "note": "x" * 1000}] * 300
     path = write_table(tmp_path / "in.csv", rows)
@@ -312,6 +314,7 @@ def test_a_closed_pipe_ends_quietly(tiny_run, tmp_path):
     assert process.stderr.read() == b"" and process.wait() == 141
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("waiting", [True, False])
 def test_a_signal_leaves_nothing_behind(tiny_run, tmp_path, number, status, waiting):
@@ -473,6 +476,7 @@ def test_an_output_link_is_followed(tiny_run, tmp_path):
     assert (tmp_path / "link.csv").is_symlink() and len(read_table(tmp_path / "real.csv")) == 60
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_older_output(tiny_run, tmp_path):
     write_table(tmp_path / "in.csv", [{"text": "ring", "note": "x" * 100_000}] * 10)
     (tmp_path / "out.csv").write_text("older")
@@ -484,6 +488,7 @@ def test_a_full_disk_keeps_the_older_output(tiny_run, tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_from_another_folder(tiny_run, tmp_path):
     """Relative paths, and an output beside the place of the call."""
     write_table(tmp_path / "in.csv", make_rows())

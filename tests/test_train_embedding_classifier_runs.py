@@ -39,6 +39,7 @@ def base(tiny_data, tiny_tokenizer) -> list[str]:
     return ["--data", str(tiny_data), "--tokenizer", str(tiny_tokenizer), *SMALL.split()]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_all_it_promises_and_learns(script, base, tmp_path):
     out = tmp_path / "out"
     result = run_script(script, *base, "--out", out, *"--epochs 4 --lr 2e-3 --amp --log_every 10".split())
@@ -59,6 +60,7 @@ def test_a_run_leaves_all_it_promises_and_learns(script, base, tmp_path):
     assert [r["split"] for r in records(out)].count("test") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("update", ["dense", "rows"])
 def test_resume_from_an_epoch_is_exact(script, base, tmp_path, update):
     flags = [*base, *"--epochs 3 --grad_accum 3 --token_dropout 0.1 --embedding_dropout 0.1 --amp".split()]
@@ -85,6 +87,7 @@ def test_resume_from_an_epoch_is_exact(script, base, tmp_path, update):
     assert whole == part
 
 
+@pytest.mark.slow
 def test_more_epochs_reshape_the_schedule_and_say_so(script, base, tmp_path):
     out = tmp_path / "out"
     assert run_script(script, *base, "--out", out, "--epochs", 1).returncode == 0
@@ -135,6 +138,7 @@ def test_bad_flags_and_inputs_are_refused(script, base, tmp_path):
     refused("--hidden_size", flags=["--hidden_size", "100"])
 
 
+@pytest.mark.slow
 def test_another_model_is_not_written_over(script, base, tmp_path):
     out, main = tmp_path / "out", import_module(f"category_classification.{script.stem}").main
     assert run_main(main, *base, "--out", out, "--max_steps", 3).returncode == 0
@@ -184,6 +188,7 @@ def test_language_flags_resume_exactly(base, teacher, tmp_path, name):
     assert_same_weights(tmp_path / "whole/checkpoint-epoch2.pt", tmp_path / "part/checkpoint-epoch2.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positives", ["label_language", "cross_language", "cluster"])
 def test_every_kind_of_contrast_trains(base, tmp_path, positives):
     script, out = CATEGORY / "train_embedding_classifier_v3.py", tmp_path / "out"

@@ -25,6 +25,7 @@ def base(embeddings) -> list[str]:
     return ["--embeddings_path", str(embeddings), *SMALL.split()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags", ["--input_noise 0.3", "--use_ema_vq --no-use_rotation_trick", "--amp --input_scale raw"]
 )
@@ -55,6 +56,7 @@ def test_a_run_leaves_all_it_promises_and_learns(base, tmp_path, flags):
     assert summary["all_items"]["metrics/codebook_usage_level_0"] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [[], ["--use_ema_vq"]])
 def test_accumulation_equals_the_large_batch(base, tmp_path, ema):
     """540 items, of which 486 train: the last group of an epoch is shorter."""
@@ -66,6 +68,7 @@ def test_accumulation_equals_the_large_batch(base, tmp_path, ema):
     assert_same_weights(many / "final_model.pth", large / "final_model.pth", rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1000, 540, 100, 7])
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_an_epoch_ends_at_any_batch_size_and_reset_interval(base, tmp_path, batch_size, every):
@@ -109,6 +112,7 @@ def test_bad_embeddings_are_named(base, tmp_path):
     refused("row 2: embedding has 1 numbers", path=tmp_path / "ragged.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", ["few", "equal"])
 def test_few_items_and_equal_items_train(base, tmp_path, rows):
     """Fewer items than codes, or all alike: nothing to learn, but a run that ends."""
