@@ -298,7 +298,10 @@ def load_checkpoint(
     state = read_checkpoint(path)
     try:
         for name, part in parts.items():
+            own = [dict(group) for group in getattr(part, "param_groups", ())]
             part.load_state_dict(state[name])
+            if isinstance(part, torch.optim.Optimizer):
+                check_optimizer(part, own)
         name = "random state"
         if restore_rng and len(state["rng"]) == world.size:
             set_rng_state(state["rng"][world.rank])
@@ -306,6 +309,29 @@ def load_checkpoint(
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path}: its {name} does not fit this run ({reason})") from None
     return state["progress"]
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, own: list[dict[str, Any]]) -> None:
+    """Numbers are where the `own` settings have some, and each weight's moments have its shape: PyTorch takes
+    any state, and fails in a step."""
+
+    def kind(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return [kind(each) for each in value]
+        return "number" if type(value) in (int, float) and math.isfinite(value) else type(value)
+
+    for was, now in zip(own, optimizer.param_groups, strict=True):
+        for name, value in was.items():
+            if name != "params" and isinstance(value, int | float | tuple) and kind(now[name]) != kind(value):
+                raise ValueError(f"{name} is {now[name]!r:.40}")
+    states = [(weight, state) for weight, state in optimizer.state.items() if state]
+    if any("exp_avg" in state for _, state in states):
+        for weight, state in states:
+            for name in ("exp_avg", "exp_avg_sq"):
+                if state[name].shape != weight.shape or not bool(state[name].isfinite().all()):
+                    raise ValueError(f"{name} of a weight of shape {tuple(weight.shape)}")
+            if not math.isfinite(torch.as_tensor(state["step"]).min()):
+                raise ValueError("step is no number")
 
 
 def latest_checkpoint(out: Path, pattern: str = "checkpoint-*.pt") -> Path | None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -105,7 +106,13 @@ def open_splits(data: Path, train_split: str) -> tuple[dict[str, Any], list[str]
 
 def read_rows(split: Any, num_classes: int, where: str) -> Rows:
     """The columns of one split, checked row by row; without clusters each row is its own."""
-    table = split.with_format("arrow")[:]
+    try:
+        table = split.with_format("arrow")[:]
+        table.validate(full=True)  # damaged buffers are found before they are taken for lengths
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise InputError(
+            f"{where}: damaged ({' '.join(str(error).split())[:120]}); prepare it again"
+        ) from None
     have = table.column_names
 
     def values(name: str, instead_of_null: Any = None) -> list:

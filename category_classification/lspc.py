@@ -268,20 +268,38 @@ def _load_split(data: Path, name: str, rows, tokenizer, seq_len: int, world: Wor
     if not (folder / "done.json").exists():
         with _cache_aside(folder) as aside:
             _write_cache(aside, data, name, rows, columns, tokenizer, seq_len, verbose=world.is_main)
-    done = json.loads((folder / "done.json").read_text())
-    offsets = np.load(folder / "offsets.npy")
+    try:
+        return _read_cache(folder, name, len(rows), rows.features["label"].names, fingerprint)
+    except Exception as error:  # damaged arrays fail in many ways
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise InputError(f"{folder}: the token cache is damaged ({reason}); delete this folder") from None
+
+
+def _read_cache(folder: Path, name: str, rows: int, class_names: list[str], fingerprint: str) -> Split:
+    """What `_write_cache` wrote, mapped; arrays that do not fit each other raise a ValueError."""
+    language_names = json.loads((folder / "done.json").read_text())["language_names"]
+    tokens = np.memmap(folder / "tokens.bin", dtype=np.uint32, mode="r")
+    arrays = {
+        part: np.load(folder / f"{part}.npy", allow_pickle=False)
+        for part in ("offsets", "labels", "languages", "clusters", "seen")
+    }
+    for part, array in arrays.items():
+        kind, length = (bool, len(array)) if part == "seen" else (np.int64, rows + (part == "offsets"))
+        if array.dtype != kind or array.shape != (length,):
+            raise ValueError(f"{part} is {array.dtype} of shape {array.shape}")
+    offsets = arrays["offsets"]
+    if offsets[0] != 0 or offsets[-1] != len(tokens) or (np.diff(offsets) < 1).any():
+        raise ValueError("offsets do not fit the tokens")
+    limits = (tokens, len(arrays["seen"])), (arrays["labels"], len(class_names))
+    for array, end in (*limits, (arrays["languages"], len(language_names))):
+        if not 0 <= array.min() <= array.max() < end:
+            raise ValueError("a number is out of range")
+    if not all(isinstance(language, str) for language in language_names):
+        raise ValueError("languages without a name")
     return Split(
-        name=name,
-        tokens=np.memmap(folder / "tokens.bin", dtype=np.uint32, mode="r"),
-        offsets=offsets,
-        labels=np.load(folder / "labels.npy"),
-        languages=np.load(folder / "languages.npy"),
-        clusters=np.load(folder / "clusters.npy"),
-        seen=np.load(folder / "seen.npy"),
-        class_names=rows.features["label"].names,
-        language_names=done["language_names"],
+        name=name, tokens=tokens, **arrays, class_names=class_names, language_names=language_names,
         fingerprint=fingerprint,
-    )
+    )  # fmt: skip
 
 
 def _columns(data: Path | str, name: str, rows) -> dict[str, str | list[str] | None]:

@@ -59,6 +59,8 @@ def read_texts(folder: Path, split: str, documents: int) -> list[str]:
         texts = [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: missing or damaged ({error}); run prepare_data.py again") from None
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{path}: a text is no text; run prepare_data.py again")
     if len(texts) != documents:
         raise InputError(f"{path}: {len(texts)} texts, not {documents}; run prepare_data.py again")
     return texts
@@ -125,7 +127,10 @@ def main() -> None:
     # Fit
     started = time.perf_counter()
     words = TfidfVectorizer(max_features=args.max_features, sublinear_tf=True)  # float64, as liblinear wants
-    features = {"train": words.fit_transform(texts["train"])}
+    try:
+        features = {"train": words.fit_transform(texts["train"])}
+    except ValueError:  # an empty vocabulary
+        raise InputError(f"{args.data}: no training text holds a word; prepare other documents") from None
     weights, intercepts = fit(features["train"], data.splits["train"], data.num_labels, args)
     seconds = time.perf_counter() - started
 

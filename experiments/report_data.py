@@ -141,7 +141,8 @@ def _read_file(path: Path) -> list[Row]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+            json.dumps(row, ensure_ascii=False).encode()  # half a surrogate pair cannot be shown
+        except (ValueError, RecursionError):
             if place == len(lines):  # a kill cut it; a whole line ends in a line break
                 continue
             raise InputError(f"{path}: line {place}: broken JSON; delete the line and run again") from None
@@ -160,6 +161,42 @@ def _check(row: Any, place: str) -> None:
             )
     if not isinstance(row.get("config"), str) or not isinstance(row.get("seed"), int):
         raise InputError(f"{place}: a row needs `config` and a whole `seed`; was it written by run.py?")
+    for name, usable in USABLE.items():
+        if (value := at(row, name)) is not None and not usable(value):
+            raise InputError(f"{place}: {name} is {value!r:.40}; was it written by run.py?")
+    for name in SHARED:
+        if isinstance(at(row, name), list | dict):
+            raise InputError(f"{place}: {name} is not one value; was it written by run.py?")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _are_objects(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_object, value))
+
+
+def _are_pairs(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, list) and len(each) == 2 for each in value)
+
+
+def _is_curve(value: Any) -> bool:
+    return _are_objects(value) and all(_is_number(point.get("step")) for point in value)
+
+
+USABLE = {  # what the report looks into, where a row has it
+    **dict.fromkeys(("data", "model", "versions"), _is_object),
+    **dict.fromkeys(("learning_rate", "steps", "first_non_finite_step", "model.parameters"), _is_number),
+    **dict.fromkeys(("gradient_norm", "max_logit", "scale_history"), _are_pairs),
+    "curve": _is_curve,
+    "lost_updates": _are_objects,
+    "predictions": lambda value: isinstance(value, str),
+}
 
 
 # ---------------------------------------------------------------- grouping
@@ -208,11 +245,29 @@ def load_predictions(row: Row) -> dict[str, np.ndarray] | None:
     path = Path(row["folder"]) / row["predictions"]
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            found = {name: arrays[name] for name in arrays.files}
+        if not _fit(row["task"], found):
+            raise ValueError("its arrays do not fit each other")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: damaged ({error}); delete it, and its figures show as missing") from None
+    except Exception as error:  # a damaged zip fails in many ways
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise InputError(f"{path}: damaged ({reason}); delete it, and its figures show as missing") from None
+    return found
+
+
+def _fit(task: str, arrays: dict[str, np.ndarray]) -> bool:
+    """Whether a prediction file holds what `score_parts` reads, of as many documents or windows."""
+    if task == "language_modeling":
+        losses = arrays["losses"]
+        return losses.ndim == 1 and losses.dtype.kind == "f" and len(losses) > 0
+    names = ("top5", "gold", "gold_offsets", "tp", "fp", "fn")
+    if any(arrays[name].dtype.kind not in "iu" or (arrays[name] < 0).any() for name in names):
+        return False
+    best, gold, ends, *counts = (arrays[name] for name in names)
+    same = all(count.shape == best.shape[:1] for count in counts) and best.shape[1:] == (5,) and len(best) > 0
+    whole = ends.shape == (len(best) + 1,) and gold.shape == (ends[-1],) and ends[0] == 0
+    return bool(same and whole and (np.diff(ends.astype(np.int64)) >= 0).all())
 
 
 def score_parts(task: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -165,7 +165,7 @@ def _claim(args: argparse.Namespace, world: World) -> BinaryIO | None:
     """Two processes must not write one run's checkpoints: the run is this one's until the file is closed."""
     if not world.is_main:
         return None
-    args.run_folder.mkdir(parents=True, exist_ok=True)
+    args.run_folder.parent.mkdir(parents=True, exist_ok=True)
     file = (args.run_folder.parent / f".{args.name}.lock").open("ab")
     if not _lock(file, wait=False):
         raise InputError(f"{args.run_folder}: another process is at this run; wait, or name another --out")

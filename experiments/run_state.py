@@ -158,8 +158,6 @@ def prepare(run: Run) -> None:
     path = latest_checkpoint(folder) if args.resume == "auto" else None
     if args.resume not in ("auto", "none"):
         path = Path(args.resume)
-    settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
-    run.log = RunLog(folder, settings | {"config": run.config.name}, args.wandb, run.world.is_main)
     if path:
         stored = load_checkpoint(path, world=run.world, **run.parts)
         if stored.get("key") != args.key:
@@ -168,6 +166,8 @@ def prepare(run: Run) -> None:
         run.rule.load_state_dict(stored["rule"])
         run.say(f"resume: {path}, step {stored['step']}")
     run.progress["key"] = args.key
+    settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}
+    run.log = RunLog(folder, settings | {"config": run.config.name}, args.wandb, run.world.is_main)
     run.log.rewind(run.progress["step"], run.epoch + 1)
     if args.compile and run.config.compile:
         run.model.body.compile()

@@ -42,6 +42,7 @@ DTYPES = {
 }
 SAMPLED = 4096  # logits of a batch whose change is measured
 BEST = 5
+SIZES = "num_layers hidden_size num_heads block_size eval_windows max_length".split()  # settings of a run
 
 
 def parse_args() -> argparse.Namespace:
@@ -67,16 +68,21 @@ def load_run(path: Path, data: Path | None) -> tuple[Task, nn.Module, dict[str, 
     progress = state["progress"]
     if not {"task", "args"} <= progress.keys() or "model" not in state:
         raise InputError(f"{path}: not the weights of a run; name a file in weights/ of a results folder")
+    if not isinstance(progress["args"], dict) or not isinstance(progress["args"].get("data"), str):
+        raise InputError(f"{path}: does not say what its run was; use another file")
     settings = progress["args"] | {"data": Path(data or progress["args"]["data"])}
     if progress["task"] == "classification":
         from experiments.classification.run import make_task
     else:
         from experiments.language_modeling.run import make_task
-    task = make_task(argparse.Namespace(**settings))
-    model = task.make_model()
+    for name in SIZES:
+        if name in settings and (type(settings[name]) is not int or settings[name] < 1):
+            raise InputError(f"{path}: {name} of its run is {settings[name]!r:.40}; use another file")
     try:
+        task = make_task(argparse.Namespace(**settings))
+        model = task.make_model()
         model.load_state_dict(state["model"])
-    except RuntimeError as error:
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path}: does not fit {settings['data']} ({reason}); name its own --data") from None
     return task, model.eval(), progress

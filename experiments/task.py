@@ -95,6 +95,17 @@ class EpochOrder:
         return found[np.argsort(self.lengths[found], kind="stable")]
 
 
+_TOKENIZER = {"vocab_size": int, "pad_id": int}
+_SPLITS = ("train", "validation", "test")
+METADATA = {  # what metadata.json of either task must hold, by a key that the other one's lacks
+    "labels": {
+        "fingerprint": str, "labels": int, "max_length": int, "tokenizer": _TOKENIZER,
+        "splits": dict.fromkeys(_SPLITS, {"documents": int}),
+    },
+    "tokens": {"fingerprint": str, "tokenizer": _TOKENIZER, "tokens": dict.fromkeys(_SPLITS, int)},
+}  # fmt: skip
+
+
 def read_metadata(folder: Path, key: str, script: str) -> dict[str, Any]:
     """metadata.json of a prepared folder, which has to hold `key`."""
     path = Path(folder) / "metadata.json"
@@ -108,4 +119,34 @@ def read_metadata(folder: Path, key: str, script: str) -> dict[str, Any]:
         raise InputError(f"{path}: damaged ({error}); run {script} again") from None
     if not isinstance(metadata, dict) or key not in metadata:
         raise InputError(f"{path}: is of another task; --data takes a folder that {script} wrote")
+    if not _holds(metadata, METADATA[key]):
+        raise InputError(f"{path}: damaged, a value is missing or no number; run {script} again")
     return metadata
+
+
+def _holds(value: Any, form: Any) -> bool:
+    """Whether a value has all that the form names: objects within objects, text, and counts."""
+    if isinstance(form, dict):
+        return isinstance(value, dict) and all(_holds(value.get(name), each) for name, each in form.items())
+    return type(value) is form and (form is not int or 0 <= value < 2**31)
+
+
+def load_ids(path: Path, mmap: bool = False) -> np.ndarray:
+    """The whole numbers of an .npy file that a prepare_data.py wrote."""
+    try:
+        array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+    except Exception as error:  # a damaged header fails in many ways
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise InputError(f"{path}: missing or damaged ({reason}); run prepare_data.py again") from None
+    if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InputError(f"{path}: is no row of whole numbers; run prepare_data.py again")
+    return array
+
+
+def check_vocabulary(path: Path, ids: np.ndarray, metadata: dict[str, Any]) -> None:
+    """An id outside the tokenizer's vocabulary would fail in the embedding, without saying where it was."""
+    least, most = int(ids.min(initial=0)), int(ids.max(initial=0))
+    if least < 0 or most >= metadata["tokenizer"]["vocab_size"]:
+        wrong = least if least < 0 else most
+        place = int(np.argmax(ids == wrong))
+        raise InputError(f"{path}, token {place}: id {wrong} is outside the tokenizer's vocabulary")

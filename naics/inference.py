@@ -107,15 +107,15 @@ def load_model(checkpoint: Path, data_dir: Path, device: str = "auto") -> Loaded
         config = as_config(state["progress"]["config"])
         model = build_model(config, len(taxonomy))
         TrainedWeights(model).load_state_dict(state["model"])
-    except (KeyError, TypeError, RuntimeError, OmegaConfBaseException) as error:
+    except (AttributeError, KeyError, TypeError, RuntimeError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(
             f"{checkpoint}: no model of naics/ for this data ({reason}); use another file"
         ) from None
     model = model.to(where).eval()
     points = model.points.cpu().numpy()
-    if not np.isfinite(points).all():
-        raise InputError(f"{checkpoint}: holds points that are not finite; use another file")
+    if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
+        raise InputError(f"{checkpoint}: holds weights that are not finite; use another file")
     router = state["progress"].get("router")
     return LoadedModel(
         taxonomy, model.encoder.geometry, asdict(config), Path(checkpoint), points,

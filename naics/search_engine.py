@@ -224,12 +224,17 @@ def stored_calibration(
     path = folder / CALIBRATION
     try:
         found = json.loads(path.read_text())
-        if found["key"] == key and len(found["weights"]) == (1 if model is None else 2):
+        weights = np.array(found["weights"], dtype=float)
+        if (
+            found["key"] == key
+            and weights.shape == (1 if model is None else 2,)
+            and np.isfinite(weights).all()
+        ):
             return found
     except (OSError, ValueError, LookupError, TypeError):
         pass  # none yet, or not whole: made again
     found = json.loads(json.dumps({"key": key, **calibrate(corpus, model, word_index)}))
-    if os.access(folder, os.W_OK):
+    if os.access(folder, os.W_OK) and not path.is_dir():
         write_json(path, found)
     return found
 

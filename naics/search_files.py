@@ -89,6 +89,9 @@ def _csv_batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 def _parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise InputError(f"{path}: has two columns {twice!r}; rename one")
         yield _no_rows(file.schema_arrow)
         yield from file.iter_batches(CHUNK_ROWS)
 
@@ -134,8 +137,8 @@ class TableWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        if kind is None and self._writer is not None:
-            self._writer.close()
+        if self._writer is not None:
+            self._writer.close()  # after an error too: it would else do so when the file is closed
         return self._stack.__exit__(kind, error, trace)
 
     def write(self, chunk: Chunk, added: dict[str, pa.Array]) -> None:

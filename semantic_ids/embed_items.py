@@ -21,7 +21,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -88,8 +88,12 @@ def load_tokens(path: Path) -> dict[str, np.ndarray]:
             tokens = {name: file[name] for name in names}
     except Exception as error:  # a damaged zip fails in many ways
         raise InputError(f"{path}: is damaged ({type(error).__name__}); tokenize again") from None
+    kinds = "".join(tokens[name].dtype.kind for name in names[:5])
+    if kinds not in ("iiUUi", "uiUUi") or any(tokens[name].ndim != 1 for name in names[:4]):
+        raise InputError(f"{path}: its arrays are of another kind; tokenize again")
     count, ends = len(tokens["item_ids"]), tokens["offsets"]
-    whole = len(ends) == count + 1 and len(tokens["text_hashes"]) == count > 0
+    whole = tokens["max_length"].ndim == 0 and tokens["ids"].min(initial=0) >= 0
+    whole = whole and len(ends) == count + 1 and len(tokens["text_hashes"]) == count > 0
     if not whole or ends[0] != 0 or ends[-1] != len(tokens["ids"]) or (np.diff(ends) < 1).any():
         raise InputError(f"{path}: its arrays do not fit each other; tokenize again")
     return tokens
@@ -120,12 +124,17 @@ def check_items(path: Path, tokens: dict[str, np.ndarray]) -> None:
 def parquet_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise InputError(f"{path}: has two columns {twice!r}; rename one")
             for name in columns or []:
                 if name not in file.schema_arrow.names:
                     raise InputError(
                         f"{path}: no column {name!r} (it has {', '.join(file.schema_arrow.names[:12])})"
                     )
-            yield from file.iter_batches(ROWS_AT_ONCE, columns=columns)
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
+                batch.validate(full=True)  # texts are UTF-8
+                yield batch
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0][:120]
         raise InputError(f"{path}: not a whole Parquet file ({reason})") from None
@@ -301,7 +310,7 @@ def side_by_side(device: torch.device, compiled: bool) -> Iterator[Callable]:
 def write_output(args: argparse.Namespace, tokens: dict[str, np.ndarray], store: VectorStore) -> None:
     """The items' table with the embedding beside each row."""
     places, row = store.read(), 0
-    with replacing(args.output) as file:
+    with replacing(args.output) as file, ExitStack() as stack:
         writer = None
         for batch in parquet_batches(args.items):
             found = [places[str(text)] for text in tokens["text_hashes"][row : row + len(batch)]]
@@ -312,9 +321,8 @@ def write_output(args: argparse.Namespace, tokens: dict[str, np.ndarray], store:
             if "embedding" in table.column_names:
                 table = table.drop_columns("embedding")
             table = table.append_column("embedding", column)
-            writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+            writer = writer or stack.enter_context(pq.ParquetWriter(file, table.schema, compression="zstd"))
             writer.write_table(table)
-        writer.close()
 
 
 def end_on_signal(number: int, _frame: FrameType | None) -> None:

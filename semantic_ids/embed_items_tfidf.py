@@ -85,7 +85,7 @@ def main() -> None:
         raise InputError(f"{args.items}, row {row + 1}: the text of {name} holds no word; leave the item out")
 
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    table = pq.read_table(args.items)
+    table = pa.Table.from_batches(parquet_batches(args.items))
     if "embedding" in table.column_names:
         table = table.drop_columns("embedding")
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), args.dim)

@@ -140,9 +140,14 @@ class Catalogue:
 
 def read_columns(path: Path, names: list[str | None]) -> dict[str, list[Any] | None]:
     """Columns of the embedding file; None for one that it does not have."""
-    with pq.ParquetFile(path) as file:
-        have = [name for name in names if name in file.schema_arrow.names]
-        table = file.read(columns=have)
+    try:
+        with pq.ParquetFile(path) as file:
+            have = [name for name in names if name in file.schema_arrow.names]
+            table = file.read(columns=have)
+            table.validate(full=True)  # texts are UTF-8
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"{path}: not a whole Parquet file ({reason}); write it again") from None
     columns = {name: table.column(name) for name in have}
     for name, column in columns.items():
         if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
@@ -195,7 +200,8 @@ def table(methods: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
         if labelled:
             row.append(", ".join(f"{value:.3f}" for value in method["prefix_purity"][:2]))
         if bought:
-            row.append(f"{method['adjacency'][0]['lift']:.1f}")
+            lift = method["adjacency"][0]["lift"]
+            row.append("-" if lift is None else f"{lift:.1f}")
             row += [f"{method[f'recall_at_{RECALL_AT}']:.4f}", f"{method['popular_items_alone']:.4f}"]
         rows.append(row)
     return head, rows

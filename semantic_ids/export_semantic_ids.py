@@ -98,9 +98,13 @@ def read_previous(path: Path, levels: int) -> dict[str, tuple[int, ...]]:
         raise InputError(f"--previous {path}: no such file")
     try:
         table = pq.read_table(path, columns=columns)
+        table.validate(full=True)  # ids are UTF-8
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).splitlines()[0][:120]
         raise InputError(f"--previous {path}: not an export with {levels} levels ({reason})") from None
+    for name in columns[1:]:
+        if not pa.types.is_integer(table.schema.field(name).type) or table.column(name).null_count:
+            raise InputError(f"--previous {path}: column {name} holds other than whole numbers")
     rows = zip(*(table.column(name).to_pylist() for name in columns), strict=True)
     return {str(item): codes for item, *codes in rows}
 

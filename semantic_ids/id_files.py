@@ -44,6 +44,7 @@ def _read_parquet(path: Path) -> dict[str, list[int]]:
             if "parent_asin" not in names or not columns:
                 raise InputError(f"{path}: no columns parent_asin and semantic_id_0, ...")
             table = file.read(columns=["parent_asin", *columns])
+            table.validate(full=True)  # ids are UTF-8
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0][:120]
         raise InputError(f"{path}: not a whole Parquet file ({reason}); export again") from None

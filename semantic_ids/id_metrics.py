@@ -141,10 +141,11 @@ def purity(groups: np.ndarray, labels: np.ndarray) -> float:
     return float(best.sum() / known.sum())
 
 
-def adjacency(groups: np.ndarray, pairs: np.ndarray) -> dict[str, float]:
+def adjacency(groups: np.ndarray, pairs: np.ndarray) -> dict[str, float | None]:
     """How often items bought one after the other, `pairs` (P, 2), share a prefix.
 
-    `lift` is against two items drawn at random, `lift_popular` against two purchases drawn at random.
+    `lift` is against two items drawn at random, `lift_popular` against two purchases drawn at random; None
+    where no two of them can share one.
     """
     share = float((groups[pairs[:, 0]] == groups[pairs[:, 1]]).mean())
     items = np.bincount(pairs.reshape(-1), minlength=len(groups)) / pairs.size
@@ -154,8 +155,8 @@ def adjacency(groups: np.ndarray, pairs: np.ndarray) -> dict[str, float]:
     chance = chance_of_one_group(groups)
     return {
         "share": share,
-        "lift": share / chance if chance else float("inf"),
-        "lift_popular": share / popular if popular else float("inf"),
+        "lift": share / chance if chance else None,
+        "lift_popular": share / popular if popular else None,
     }
 
 

@@ -34,10 +34,10 @@ def read_item_embeddings(path: str | Path, dim: int | None = None) -> EmbeddingD
     try:
         file = pq.ParquetFile(path)
         for name in ("parent_asin", "embedding"):
-            if name not in file.schema_arrow.names:
-                raise InputError(
-                    f"{path}: no column {name!r} (it has {', '.join(file.schema_arrow.names[:12])})"
-                )
+            names = file.schema_arrow.names
+            if names.count(name) != 1:
+                have = ", ".join(names[:12])
+                raise InputError(f"{path}: no column {name!r}, or two of them (it has {have})")
         table = file.read(columns=["parent_asin", "embedding"])
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0][:120]

@@ -77,9 +77,9 @@ def read_texts(path: Path, num_rows: int | None = None) -> Iterator[tuple[list[s
     try:
         with pq.ParquetFile(path) as file:
             for name in ("parent_asin", "item_context"):
-                if name not in file.schema_arrow.names:
+                if file.schema_arrow.names.count(name) != 1:
                     have = ", ".join(file.schema_arrow.names[:12])
-                    raise InputError(f"{path}: no column {name!r} (it has {have})")
+                    raise InputError(f"{path}: no column {name!r}, or two of them (it has {have})")
             for batch in file.iter_batches(TEXTS_AT_ONCE, columns=["parent_asin", "item_context"]):
                 ids, texts = (batch.column(name).to_pylist() for name in ("parent_asin", "item_context"))
                 if num_rows is not None:
@@ -113,6 +113,8 @@ def load_tokenizer(name: str) -> Any:
         raise InputError(f"--model {name}: {where} ({reason}); name a folder with tokenizer.json") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.sep_token
+    if tokenizer.pad_token_id is None:
+        raise InputError(f"--model {name}: its tokenizer names no pad_token, eos_token or sep_token")
     return tokenizer
 
 

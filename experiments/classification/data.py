@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.task import Batch, read_metadata
+from experiments.task import Batch, check_vocabulary, load_ids, read_metadata
 from training_utils import InputError
 
 ROUND_TO = 16  # tokens a batch is padded to a multiple of; 16-bit products like that
@@ -106,21 +106,22 @@ def load_eurlex(folder: Path, max_length: int) -> EurLex:
 def _load_split(folder: Path, name: str, metadata: dict[str, Any]) -> Split:
     arrays = {}
     for part in ("tokens", "offsets", "labels", "label_offsets"):
-        path = folder / f"{name}.{part}.npy"
-        try:
-            arrays[part] = np.load(path, mmap_mode="r" if part == "tokens" else None, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{path}: missing or damaged ({error}); run prepare_data.py again") from None
+        arrays[part] = load_ids(folder / f"{name}.{part}.npy", mmap=part == "tokens")
+        if part.endswith("offsets"):
+            arrays[part] = arrays[part].astype(np.int64)
     split = Split(**arrays)
     sound = (
-        len(split) == metadata["splits"][name]["documents"]
+        len(split.offsets) == metadata["splits"][name]["documents"] + 1
         and len(split.label_offsets) == len(split.offsets)
         and split.offsets[-1] == len(split.tokens)
         and split.label_offsets[-1] == len(split.labels)
+        and split.offsets[0] == split.label_offsets[0] == 0
         and (np.diff(split.offsets) > 0).all()
+        and (np.diff(split.label_offsets) >= 0).all()
     )
     if not sound:
         raise InputError(f"{folder}: files of split {name} do not fit each other; run prepare_data.py again")
+    check_vocabulary(folder / f"{name}.tokens.npy", split.tokens, metadata)
     if len(split.labels) and not 0 <= split.labels.min() <= split.labels.max() < metadata["labels"]:
         row = int(np.argmax((split.labels < 0) | (split.labels >= metadata["labels"])))
         document = int(np.searchsorted(split.label_offsets, row, "right")) - 1

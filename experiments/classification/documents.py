@@ -199,6 +199,7 @@ def read_descriptors(content: bytes, place: str) -> dict[str, str]:
         else:
             table = json.loads(content)
         names = {str(key): _descriptor(value) for key, value in table.items()}
+        "".join((*names, *names.values())).encode()  # half a surrogate pair cannot be written
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{place}: not a label file ({str(error)[:60]}); needed is an object of EuroVoc id -> name"

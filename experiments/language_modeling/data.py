@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.task import Batch, read_metadata
+from experiments.task import Batch, check_vocabulary, load_ids, read_metadata
 from training_utils import InputError
 
 SPLITS = ("train", "validation", "test")
@@ -57,10 +57,7 @@ def load_text(folder: Path, block_size: int) -> Text:
     splits = {}
     for name in SPLITS:
         path = folder / f"{name}.tokens.npy"
-        try:
-            splits[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{path}: missing or damaged ({error}); run prepare_data.py again") from None
+        splits[name] = load_ids(path, mmap=True)
         if len(splits[name]) != metadata["tokens"][name]:
             raise InputError(f"{path}: holds other tokens than metadata.json says; run prepare_data.py again")
         if len(splits[name]) < block_size + 1:
@@ -68,8 +65,5 @@ def load_text(folder: Path, block_size: int) -> Text:
                 f"{path}: {len(splits[name]):,} tokens do not fill a window; "
                 f"a --block_size of {len(splits[name]) - 1} at most, or more text"
             )
-        largest = int(splits[name].max())
-        if largest >= metadata["tokenizer"]["vocab_size"]:
-            place = int(np.argmax(splits[name] == largest))
-            raise InputError(f"{path}, token {place}: id {largest} is outside the tokenizer's vocabulary")
+        check_vocabulary(path, splits[name], metadata)
     return Text(splits, metadata, block_size)

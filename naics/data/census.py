@@ -8,7 +8,6 @@ rules for texts stand in census_texts.py.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -191,34 +190,52 @@ def write_table(path: Path, **columns: pa.Array) -> None:
 
 # ---------------------------------------------------------------- Parquet -> arrays
 
+IS = {  # what a column holds -> whether an Arrow type does
+    "text": pa.types.is_string,
+    "text or none": pa.types.is_string,
+    "number": pa.types.is_integer,
+    "texts": lambda kind: pa.types.is_list(kind) and pa.types.is_string(kind.value_type),
+}
 
-def read_table(path: Path, columns: Sequence[str]) -> dict[str, list]:
-    """The named columns of one of the files that `preprocess` writes."""
+
+def read_table(path: Path, columns: dict[str, str]) -> dict[str, list]:
+    """The named columns of one of the files that `preprocess` writes, each with what it holds: text, number
+    or texts. A value that is missing is None in a column of texts and of "text or none".
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file; run `naics-gemini data preprocess` first")
     try:
         table = pq.read_table(path)
+        table.validate(full=True)  # its texts are UTF-8
     except (OSError, pa.ArrowException) as error:
         raise InputError(
             f"{path}: damaged ({type(error).__name__}); run `naics-gemini data preprocess`"
         ) from None
-    missing = [name for name in columns if name not in table.column_names]
-    if missing:
-        raise InputError(f"{path}: no column {missing[0]}; run `naics-gemini data preprocess` again")
+    for name, what in columns.items():
+        if table.column_names.count(name) != 1:
+            raise InputError(f"{path}: no column {name}; run `naics-gemini data preprocess` again")
+        column = table[name]
+        if not IS[what](column.type) or ("none" not in what and what != "texts" and column.null_count):
+            raise InputError(
+                f"{path}: column {name} is not all {what}; run `naics-gemini data preprocess` again"
+            )
+    if not len(table):
+        raise InputError(f"{path}: holds no row; run `naics-gemini data preprocess` again")
     return {name: table[name].to_pylist() for name in columns}
 
 
 def load_taxonomy(data_dir: Path) -> Taxonomy:
     """The taxonomy of a data folder, checked: known levels, no code twice, every parent there."""
     path = Path(data_dir) / DESCRIPTIONS
-    names = ("code", "level", "title", "description", "examples", "excluded", "excluded_codes")
-    table = read_table(path, names)
+    names = ("title", "description", "examples", "excluded")
+    columns = {"code": "text", "level": "number", **dict.fromkeys(names, "text or none")}
+    table = read_table(path, columns | {"excluded_codes": "texts"})
     codes = table["code"]
     rows = {code: row for row, code in enumerate(codes)}
     parents = np.full(len(codes), -1, dtype=np.int16)
     for row, (code, level) in enumerate(zip(codes, table["level"], strict=True)):
         where = f"{path}, row {row + 1}"
-        if not code or not CODE.fullmatch(code) or level != len(code):
+        if not CODE.fullmatch(code) or level != len(code):
             raise InputError(f"{where}: {code!r} at level {level} is no NAICS code; run preprocess again")
         if rows[code] != row:
             raise InputError(f"{where}: code {code} stands at row {rows[code] + 1} too; run preprocess again")
@@ -227,7 +244,7 @@ def load_taxonomy(data_dir: Path) -> Taxonomy:
             if parent not in rows:
                 raise InputError(f"{where}: code {code} has no parent {parent}; run preprocess again")
             parents[row] = rows[parent]
-    texts = (tuple(text or "" for text in table[name]) for name in names[2:6])
+    texts = (tuple(text or "" for text in table[name]) for name in names)
     excluded_codes = to_rows(path, table["excluded_codes"], rows)
     return Taxonomy(tuple(codes), np.array(table["level"], np.int8), parents, *texts, excluded_codes)
 
@@ -243,7 +260,7 @@ def to_rows(path: Path, lists: list[list[str] | None], rows: dict[str, int]) -> 
 
 def load_index(data_dir: Path) -> IndexEntries:
     path = Path(data_dir) / INDEX
-    table = read_table(path, ("entry_id", "code", "text", "role"))
+    table = read_table(path, {"entry_id": "number", "code": "text", "text": "text", "role": "text"})
     rows = to_rows(path, [table["code"]], load_taxonomy(data_dir).rows)[0]
     return IndexEntries(
         np.array(table["entry_id"], np.int64),
@@ -255,7 +272,7 @@ def load_index(data_dir: Path) -> IndexEntries:
 
 def load_references(data_dir: Path) -> References:
     path = Path(data_dir) / REFERENCES
-    table = read_table(path, ("code", "text", "activity", "targets"))
+    table = read_table(path, {"code": "text", "text": "text", "activity": "text", "targets": "texts"})
     known = load_taxonomy(data_dir).rows
     return References(
         np.array(to_rows(path, [table["code"]], known)[0], np.int16),
