@@ -271,6 +271,7 @@ def test_parsing_a_document():
     assert found.labels == ("7", "8")
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_the_real_rows(real_data, tmp_path):
     """The counts of the 300 real rows, with RoBERTa's own tokenizer."""

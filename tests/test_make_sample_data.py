@@ -87,6 +87,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 def test_same_arguments_give_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     for part in ("lspc", "semantic_ids", "experiments", "naics"):  # each alone
         flags = ["--lspc_rows", ROWS, "--items", ITEMS, "--only", part]
@@ -100,6 +101,7 @@ def test_offers_are_those_of_earlier_versions(lines: list[bytes]) -> None:
     assert hashlib.sha256(b"\n".join(lines)).hexdigest().startswith("8cea0e5bc1832c09")
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_nothing_and_the_next_succeeds(folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--out", str(tmp_path), "--lspc_rows", "1000000"]
     process = subprocess.Popen(command)

@@ -158,6 +158,7 @@ def measure(real: tuple, scorer) -> tuple[float, float]:
     return metrics.reciprocal_rank(better, ties).mean(), metrics.hits_at(better, ties, 10).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_known_baselines_are_met(real):
     """Known figures of a like split of these entries, MRR and hits@10, within .025.

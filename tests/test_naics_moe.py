@@ -167,6 +167,7 @@ def test_micro_batches_add_up_to_the_large_batch_only_with_global_counts():
     assert largest_error(accumulate_step(starved(), parts, total, known_counts=False), expected) > 1e-3
 
 
+@pytest.mark.slow
 def test_two_ranks_of_three_micro_batches_equal_one_large_batch(tmp_path):
     result = torchrun(Path(__file__), tmp_path / "gradients.pt")
     assert result.returncode == 0, result.stderr[-3000:]

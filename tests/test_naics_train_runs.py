@@ -160,6 +160,7 @@ def test_early_stop(flags, tmp_path):
 # ---------------------------------------------------------------- stop and resume
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES[1:])
 def test_resume_in_the_middle_of_an_epoch_is_exact(flags, tmp_path, stage):
     settings = ["model.dropout=0.2", "training.save_every_steps=7", "model.token_budget=1500"]
@@ -189,6 +190,7 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(flags, tmp_path, stage):
 # ---------------------------------------------------------------- ranks
 
 
+@pytest.mark.slow
 def test_two_ranks_are_one_process_with_twice_the_batch_in_chunks(flags, tmp_path):
     """Triplets, queries and expert balance alike."""
     settings = ["model.dropout=0.0", "training.trainer.max_epochs=2", "loss.listwise_weight=1"]
