@@ -209,8 +209,8 @@ def train_one_epoch(run: Run, compute_loss: ComputeLoss) -> None:
     interval = Interval(run)
     for group in accumulate(batches, args.grad_accum):
         loss, parts = _backward(run, group, compute_loss)
-        finite = torch.tensor([loss, float(bool(run.stop))])
-        loss, stopping = run.world.sum(finite).tolist()
+        sums = run.world.sum(torch.tensor([loss, float(bool(run.stop)), *parts.values()])).tolist()
+        loss, stopping, parts = sums[0], sums[1], dict(zip(parts, sums[2:], strict=True))
         norm, stepped = float("nan"), False
         if math.isfinite(loss):
             norm, stepped = optimizer_step(

@@ -185,3 +185,19 @@ def tiny_run(tmp_path_factory, tiny_data, tiny_tokenizer) -> Path:
     result = run_script(script, "--data", tiny_data, "--tokenizer", tiny_tokenizer, "--out", out, *flags)
     assert result.returncode == 0, result.stderr[-3000:]
     return out
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    stats = terminalreporter.stats
+    reports = [
+        r
+        for kind in ("passed", "failed", "error")
+        for r in stats.get(kind, [])
+        if "test_contracts" in r.nodeid and "[" in r.nodeid
+    ]
+    if reports:
+        from contracts import table
+
+        terminalreporter.section("contracts of the training scripts")
+        for line in table(reports):
+            terminalreporter.write_line(line)

@@ -84,7 +84,7 @@ def test_a_full_disk_keeps_the_older_checkpoints(starter, whole, stopped):
 
 
 def test_max_steps_ends_a_run_early(starter, tmp_path):
-    starter.finish(tmp_path / "out", *starter.script.max_steps.split())
+    starter.finish(tmp_path / "out", "--max_steps", 3)
     steps = [record["step"] for record in records(tmp_path / "out") if record["split"] == "train"]
     assert steps == [1, 2, 3]
 
