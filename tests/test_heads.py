@@ -2,10 +2,11 @@
 
 import re
 import shlex
+from importlib import import_module
 
 import pytest
 import torch
-from conftest import CATEGORY, assert_refused, run_script
+from conftest import CATEGORY, assert_refused, run_main, run_script
 from torch.nn import functional as F
 
 from category_classification.embedding_classifier import EncoderConfig
@@ -55,7 +56,7 @@ def test_v3_projects_to_unit_vectors_in_training_alone():
 
 
 @pytest.mark.real_data
-def test_every_published_command_parses(real_data, tmp_path):
+def test_every_published_command_parses(real_data, tmp_path, monkeypatch):
     """As the specification prints them; each gets as far as looking for its data."""
     spec = real_data.parent / "specs/embedding_classifier_experiments.md"
     if not spec.is_file():
@@ -63,10 +64,11 @@ def test_every_published_command_parses(real_data, tmp_path):
     text = spec.read_text().replace("\\\n", " ")
     commands = re.findall(r"poetry run python (category_classification/train_\S+\.py[^`\n]*)", text)
     assert len(commands) == 5
+    monkeypatch.chdir(tmp_path)
     for command in commands:
         script, *flags = shlex.split(command)
-        result = run_script(CATEGORY.parent / script, *flags, cwd=tmp_path)
-        assert_refused(result, "./lspc_dataset_full: no such folder")
+        module = import_module(script.removesuffix(".py").replace("/", "."))
+        assert_refused(run_main(module.main, *flags), "./lspc_dataset_full: no such folder")
 
 
 @pytest.mark.real_data

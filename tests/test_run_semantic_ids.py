@@ -71,6 +71,7 @@ def finished(tmp_path_factory, bert) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_all_files_are_there(finished):
     names = {path.name for path in (finished / "output").iterdir()}
     assert {
@@ -85,6 +86,7 @@ def test_all_files_are_there(finished):
     assert len(set(ids)) == 120
 
 
+@pytest.mark.slow
 def test_only_what_depends_on_a_change_runs_again(tmp_path, bert):
     folder = write_items(tmp_path)
 
@@ -132,6 +134,7 @@ def test_a_kill_in_any_stage_costs_only_that_stage(finished, tmp_path, bert):
     assert exported(folder) == exported(finished)
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_goes_on(finished, tmp_path, bert):
     folder = write_items(tmp_path)
     process = subprocess.Popen(

@@ -25,6 +25,8 @@ from conftest import (
     torchrun,
 )
 
+from category_classification import train_embedding_classifier_v2, train_embedding_classifier_v3
+
 SCRIPTS = [f"train_embedding_classifier{version}.py" for version in ("", "_v2", "_v3")]
 SMALL = "--hidden_size 192 --num_layers 2 --batch_size 16 --seq_len 24 --device cpu --lang_min_samples 5"
 
@@ -202,11 +204,12 @@ def test_every_kind_of_contrast_trains(base, tmp_path, positives):
     assert all(0 <= r["contrastive_loss"] < 100 and r["classification_loss"] > 0 for r in train)
 
 
+@pytest.mark.slow
 def test_wrong_language_flags_are_refused(base, teacher, tmp_path, tiny_run):
-    script, out = CATEGORY / "train_embedding_classifier_v2.py", tmp_path / "out"
+    main, out = train_embedding_classifier_v2.main, tmp_path / "out"
 
     def refused(*words, flags):
-        assert_refused(run_script(script, *base, "--out", out, *flags), *words)
+        assert_refused(run_main(main, *base, "--out", out, *flags), *words)
         assert not out.exists()
 
     refused("--language_weights xx", flags=["--language_weights", "xx=2"])
@@ -222,16 +225,18 @@ def test_wrong_language_flags_are_refused(base, teacher, tmp_path, tiny_run):
         flags=["--finetune_languages", "de", "--kl_teacher", tiny_run / "best.pt"],
     )
     refused("--seed", flags=["--seed", "99999999999999999999"])
-    script = CATEGORY / "train_embedding_classifier_v3.py"
+    main = train_embedding_classifier_v3.main
     refused("chooses the rows itself", flags="--contrastive_positives cluster --language_alpha 0.5".split())
     refused("--language_alpha", flags=["--language_alpha", "1.5"])
 
 
-def test_the_published_command_parses(script):
+def test_the_published_command_parses(script, tmp_path, monkeypatch):
     """v1's logged command as the specification prints it: it gets as far as looking for its data."""
     command = (
         "--data ./lspc_dataset_full --out ./embedding_classifier_prodcat "
         "--resume ./embedding_classifier_prodcat/checkpoint-epoch3.pt --epochs 5 --batch_size 254 "
         "--grad_accum 2 --lr_schedule cosine --lr_warmup_steps 3000 --lr_min_scale 0.05 --save_every 1 --amp"
     )
-    assert_refused(run_script(script, *command.split(), cwd="/"), "./lspc_dataset_full: no such folder")
+    monkeypatch.chdir(tmp_path)
+    main = import_module(f"category_classification.{script.stem}").main
+    assert_refused(run_main(main, *command.split()), "./lspc_dataset_full: no such folder")
