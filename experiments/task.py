@@ -128,7 +128,7 @@ def _holds(value: Any, form: Any) -> bool:
     """Whether a value has all that the form names: objects within objects, text, and counts."""
     if isinstance(form, dict):
         return isinstance(value, dict) and all(_holds(value.get(name), each) for name, each in form.items())
-    return type(value) is form and (form is not int or 0 <= value < 2**31)
+    return type(value) is form and (value.isprintable() if form is str else 0 <= value < 2**31)
 
 
 def load_ids(path: Path, mmap: bool = False) -> np.ndarray:
