@@ -190,7 +190,8 @@ RQVAE = Script(
     path="semantic_ids/train_rqvae.py",
     make_data=items_data,
     flags=f"--embeddings_path {{data}}/items.parquet --checkpoint_dir {{out}} {SMALL} --num_epochs 13 "
-    "--gradient_accumulation_steps 2 --input_noise 0.3 --save_every_steps 1 --steps_per_train_log 1",
+    "--gradient_accumulation_steps 2 --input_noise 0.3 --codebook_size 64 "
+    "--steps_per_codebook_reset 4 --save_every_steps 1 --steps_per_train_log 1",
     input_file="items.parquet",
     no_input="--embeddings_path {data}/none.parquet",
     non_finite="--max_lr 1e30 --no-use_gradient_clipping --scheduler_type cosine --max_bad_steps {bad}",
