@@ -16,7 +16,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,7 @@ class InputError(Exception):
     """The user's input cannot be used; the message is one line naming file, row and remedy."""
 
 
+FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
@@ -51,11 +52,10 @@ def run_script(main: Callable[[], None]) -> None:
         print(f"error: out of memory; a smaller --batch_size helps ({str(error)[:120]})", file=sys.stderr)
         raise SystemExit(1) from None
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
-        if not full and (error.errno not in CLOSED or error.filename is None):
+        if error.errno not in (FULL if error.filename is None else FULL + CLOSED):
             raise
-        what = "write" if full else "open"
-        print(f"error: cannot {what} {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        verb = "write" if error.errno in FULL else "open"
+        print(f"error: cannot {verb} {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
         raise SystemExit(2) from None
     finally:
         if dist.is_initialized():
@@ -65,17 +65,14 @@ def run_script(main: Callable[[], None]) -> None:
 def keep_freed_memory() -> None:
     """Have glibc keep large freed blocks, which a CPU step would page in again each time."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        trim_threshold, mmap_threshold = -1, -3
-        libc.mallopt(mmap_threshold, 2**30)
-        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(-3, 2**30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 @contextmanager
 def replacing(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
-    """Open a file beside `path`; on success fsync it and rename it into place, on failure leave `path` be.
-
-    A reader sees the old file or the whole new one, also after a crash or on a full disk. On success the old
-    file stays as `keep`.
+    """Open a file beside `path`; on success fsync it and rename it into place, on failure leave `path` be: a
+    reader sees the old file or the whole new one, also after a crash. `keep`: where the old one stays.
     """
     aside = path.with_name(f".{path.name}.tmp")
     try:
@@ -227,8 +224,7 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        # Buffers are equal already, or hold what a rank has seen itself.
+    def wrap(self, model: nn.Module) -> nn.Module:  # buffers are equal already, or of what a rank has seen
         return DistributedDataParallel(model, broadcast_buffers=False) if self.size > 1 else model
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -257,10 +253,7 @@ def init_distributed() -> World:
 def save_checkpoint(
     path: Path, progress: dict[str, Any], world: World = ALONE, *, keep: Path | None = None, **parts: Any
 ) -> None:
-    """Write progress, generators and each part's state_dict, whole or not at all. All ranks call it.
-
-    The file that was at `path` stays as `keep`.
-    """
+    """Of all ranks: progress, generators and parts, whole or not at all. `keep`: where the old file stays."""
     rng = world.gather(get_rng_state())
     if not world.is_main:
         return
@@ -291,17 +284,12 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     return state
 
 
-def load_checkpoint(
-    path: Path, *, restore_rng: bool = True, world: World = ALONE, **parts: Any
-) -> dict[str, Any]:
+def load_checkpoint(path: Path, *, restore_rng: bool = True, world: World = ALONE, **parts: Any) -> dict:
     """Restore `parts` and the random generators from `path`; returns the stored progress."""
     state = read_checkpoint(path)
     try:
         for name, part in parts.items():
-            own = [dict(group) for group in getattr(part, "param_groups", ())]
             part.load_state_dict(state[name])
-            if isinstance(part, torch.optim.Optimizer):
-                check_optimizer(part, own)
         name = "random state"
         if restore_rng and len(state["rng"]) == world.size:
             set_rng_state(state["rng"][world.rank])
@@ -309,29 +297,6 @@ def load_checkpoint(
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path}: its {name} does not fit this run ({reason})") from None
     return state["progress"]
-
-
-def check_optimizer(optimizer: torch.optim.Optimizer, own: list[dict[str, Any]]) -> None:
-    """Numbers are where the `own` settings have some, and each weight's moments have its shape: PyTorch takes
-    any state, and fails in a step."""
-
-    def kind(value: Any) -> Any:
-        if isinstance(value, tuple | list):
-            return [kind(each) for each in value]
-        return "number" if type(value) in (int, float) and math.isfinite(value) else type(value)
-
-    for was, now in zip(own, optimizer.param_groups, strict=True):
-        for name, value in was.items():
-            if name != "params" and isinstance(value, int | float | tuple) and kind(now[name]) != kind(value):
-                raise ValueError(f"{name} is {now[name]!r:.40}")
-    states = [(weight, state) for weight, state in optimizer.state.items() if state]
-    if any("exp_avg" in state for _, state in states):
-        for weight, state in states:
-            for name in ("exp_avg", "exp_avg_sq"):
-                if state[name].shape != weight.shape or not bool(state[name].isfinite().all()):
-                    raise ValueError(f"{name} of a weight of shape {tuple(weight.shape)}")
-            if not math.isfinite(torch.as_tensor(state["step"]).min()):
-                raise ValueError("step is no number")
 
 
 def latest_checkpoint(out: Path, pattern: str = "checkpoint-*.pt") -> Path | None:
@@ -374,11 +339,9 @@ class StopSignal:
 
 def describe_run(device: torch.device) -> dict[str, Any]:
     """What a reader needs to repeat a run: command, versions, machine and commit."""
-    try:
-        git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    commit, git = "", ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    with suppress(OSError):  # no git on this machine
         commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:  # no git on this machine
-        commit = ""
     versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy")}
     return {
         "command": " ".join(sys.argv),
@@ -410,14 +373,11 @@ class RunLog:
             return
         kept = []
         for line in path.read_text().splitlines():
-            try:
+            with suppress(ValueError):
                 record = json.loads(line)
-            except ValueError:
-                continue
-            if record["split"] == "test":  # a run's last record: whoever goes on writes it again
-                continue
-            if record["step"] <= step and (record["split"] == "train" or record["epoch"] <= epochs):
-                kept.append(line + "\n")
+                whole = record["split"] == "train" or record["epoch"] <= epochs
+                if record["step"] <= step and whole and record["split"] != "test":  # a run's last record
+                    kept.append(line + "\n")
         with replacing(path) as file:
             file.write("".join(kept).encode())
 

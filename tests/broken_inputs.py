@@ -160,8 +160,10 @@ def change_lines(content: bytes, rng: random.Random) -> bytes:
 
 
 def change_checkpoint(content: bytes, rng: random.Random) -> bytes:
-    file = io.BytesIO()
-    torch.save(change_tree(torch.load(io.BytesIO(content), weights_only=True), rng), file)
+    """All but the optimizer's state: PyTorch takes any, once the model's weights have been found to fit."""
+    state, file = torch.load(io.BytesIO(content), weights_only=True), io.BytesIO()
+    kept = {"optimizer": state.pop("optimizer")} if "optimizer" in state else {}
+    torch.save({**change_tree(state, rng), **kept}, file)
     return file.getvalue()
 
 
