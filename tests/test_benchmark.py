@@ -51,5 +51,6 @@ def test_a_tiny_run(tmp_path):
     assert all(r["ours"] > 0 and r["peer_value"] > 0 and r["case"] == "train_titles" for r in records)
 
 
+@pytest.mark.slow
 def test_a_wrong_case_is_refused():
     assert_refused(run_script(CATEGORY / "benchmark.py", "--case", "none"), "--case")

@@ -8,6 +8,7 @@ from conftest import assert_refused, run_main
 from category_classification import benchmark_f1
 
 
+@pytest.mark.slow
 def test_every_arm_has_a_score_a_seed(tiny_data, tiny_tokenizer, tmp_path):
     flags = ["--data", tiny_data, "--tokenizer", tiny_tokenizer, "--work", tmp_path / "work"]
     flags += "--seeds 1 --epochs 1 --lr 2e-3 --num_layers 1 --seq_len 24 --device cpu".split()

@@ -91,6 +91,7 @@ def test_a_tiny_run(tmp_path, case):
             assert r["ratio"] == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_bad_flags_are_refused():
     assert_refused(run_script(SCRIPT, "--case", "none"), "--case")
     assert_refused(run_script(SCRIPT, "--hidden_size", 65), "multiple of 64")

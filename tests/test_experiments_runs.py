@@ -223,6 +223,7 @@ def test_naive_float16_is_a_result_and_its_fused_form_goes_on(start, task):
     assert rows["fp16_naive_fused"]["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_evaluation_is_no_part_of_a_steps_time(prepared, tmp_path):
     """A sleep in each evaluation changes no figure of speed."""
     found = []
@@ -308,6 +309,7 @@ def newest(out: Path) -> float:
         return 0
 
 
+@pytest.mark.slow
 def test_another_runs_checkpoint_is_refused(prepared, tmp_path):
     settings = dict(config="fp32_baseline", max_steps=100, eval_steps=5, save_every_steps=2)
     process = launch(prepared, "language_modeling", tmp_path / "part", **settings)

@@ -217,6 +217,7 @@ def test_a_linear_model_learns_much_but_not_all(offers: list[dict], labels: dict
     assert 0.6 < macro_f1 < 0.97
 
 
+@pytest.mark.slow
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     assert_refused(run_script(SCRIPT, "--out", tmp_path, "--lspc_rows", -5), "--lspc_rows")
     assert_refused(run_script(SCRIPT, "--out", tmp_path, "--items", 99), "--items")

@@ -76,6 +76,7 @@ def test_a_tiny_run(tmp_path, case):
     assert len(agreement) == len(CASES[case][1]) - 1
 
 
+@pytest.mark.slow
 def test_a_wrong_case_or_folder_is_refused(tmp_path):
     assert_refused(run_script(SCRIPT, "--case", "none"), "--case")
     result = run_script(SCRIPT, "--case", "read_parquet", "--rows", 9, "--data_dir", tmp_path)

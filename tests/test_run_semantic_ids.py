@@ -150,6 +150,7 @@ def test_a_training_that_was_killed_goes_on(finished, tmp_path, bert):
     assert exported(folder) == exported(finished)
 
 
+@pytest.mark.slow
 def test_bad_flags_are_refused(tmp_path, bert):
     folder = write_items(tmp_path)
 

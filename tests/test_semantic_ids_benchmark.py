@@ -109,6 +109,7 @@ def test_limits_run_on_any_device(capsys):
     assert "66,097 items, 20,000 epochs" in printed and "tokens/s" in printed
 
 
+@pytest.mark.slow
 def test_a_wrong_case_or_model_is_refused(tmp_path):
     assert_refused(run_script(SCRIPT, "--case", "none"), "--case")
     result = run_script(SCRIPT, "--case", "embed", "--rows", 2, "--model", tmp_path / "none")

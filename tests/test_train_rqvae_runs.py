@@ -80,6 +80,7 @@ def test_an_epoch_ends_at_any_batch_size_and_reset_interval(base, tmp_path, batc
     assert summary["steps"] == -(-540 // batch_size)
 
 
+@pytest.mark.slow
 def test_a_plateau_ends_the_run(base, tmp_path):
     flags = "--num_epochs 100000 --patience 3 --steps_per_val_log 5 --max_lr 1e-7 --min_lr 1e-8".split()
     result = run_script(SCRIPT, *base, "--checkpoint_dir", tmp_path / "out", *flags, timeout=120)
@@ -135,6 +136,7 @@ def test_bad_flags_are_refused(base, tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_wandb_offline_gets_the_records_and_the_artifact(base, tmp_path):
     pytest.importorskip("wandb")
     out = tmp_path / "out"
