@@ -3,6 +3,7 @@
 import json
 import math
 
+import pytest
 from conftest import assert_refused, run_main
 
 from category_classification import benchmark_f1
