@@ -57,7 +57,7 @@ def read_texts(folder: Path, split: str, documents: int) -> list[str]:
     path = folder / f"{split}.jsonl"
     try:
         texts = [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: missing or damaged ({error}); run prepare_data.py again") from None
     if not all(isinstance(text, str) for text in texts):
         raise InputError(f"{path}: a text is no text; run prepare_data.py again")

@@ -173,7 +173,7 @@ def compose(curriculum: str, overrides: Sequence[str] = ()) -> Config:
             if value == "???":
                 raise InputError(f"{name}: no value; give {name}=VALUE")
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise InputError(explain(error, overrides)) from None
     check(config)
     return config

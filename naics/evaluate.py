@@ -244,6 +244,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Model and data, all read before the seal is broken
     model = load_model(args.checkpoint, args.data_dir, args.device)
     index, references = load_index(args.data_dir), load_references(args.data_dir)
+    for role in ("validation", args.split):
+        entries_of(model.taxonomy, index, role)  # which there must be
     run = describe_run(pick_device(args.device))
 
     # Measures

@@ -171,9 +171,13 @@ def start_weights(
     if path is None:
         return None
     stored = load_checkpoint(path, restore_rng=False, model=TrainedWeights(model))
-    config.stages = [*stored["config"]["stages"], stored["config"]["curriculum"]["name"]]
+    try:
+        before = stored["config"]["stages"], stored["config"]["curriculum"]["name"], f"{stored['best']:.4f}"
+        config.stages = [str(name) for name in (*before[0], before[1])]
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: does not say what its stages were; use another checkpoint") from None
     if world.is_main:
-        print(f"starts from {path} ({' -> '.join(config.stages)}, validation loss {stored['best']:.4f})")
+        print(f"starts from {path} ({' -> '.join(config.stages)}, validation loss {before[2]})")
     return config.stages[-1]
 
 

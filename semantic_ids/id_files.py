@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import zlib
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def _read_json(path: Path) -> dict[str, list[int]]:
     try:
         with _open(path) as file:
             content = json.load(file)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, RecursionError, zlib.error) as error:
         raise InputError(f"{path}: not JSON ({str(error)[:100]})") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: not a JSON object of item id -> semantic ID")
@@ -124,7 +125,7 @@ def _sequences(path: Path) -> Any:
                 yield from json.load(file).values()
             else:
                 yield from (line.split()[1:] for line in file)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise InputError(f"{path}: not purchase sequences ({str(error)[:100]})") from None
 
 

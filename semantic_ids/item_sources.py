@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,7 +46,7 @@ def read_items(path: str) -> Iterator[Row]:
                 yield from _json(path, file)
             else:
                 raise InputError(f"{path}: name it .jsonl, .json, .csv, .tsv (each also .gz) or .parquet")
-    except (EOFError, gzip.BadGzipFile, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path}: damaged ({error}); copy the file again") from None
 
 
@@ -54,7 +55,7 @@ def _json(path: str, file: io.BufferedReader) -> Iterator[Row]:
     first = file.readline(MAX_LINE_BYTES)
     try:
         whole = not isinstance(json.loads(first), dict) or _is_table(json.loads(first))
-    except ValueError:
+    except (ValueError, RecursionError):
         whole = first.strip() in (b"{", b"[")
     if not whole:
         number = 0

@@ -56,6 +56,7 @@ FIELDS = [name for name in SOURCES if name != "id"]
 TAG = re.compile(r"<(?:script|style)\b.*?</(?:script|style)\s*>|<!--.*?-->|</?[a-zA-Z][^<>]*>", re.S | re.I)
 WRITTEN_LIST = re.compile(r"""\[(['"]).*['"]\]""", re.S)  # Python's own form of a list of strings
 LIST_MARKS = re.compile(r"""['"], ['"]|\\[nt]""")
+HALF_PAIR = re.compile(r"[\ud800-\udfff]")  # JSON can hold half a surrogate pair, UTF-8 cannot
 ROWS_AT_ONCE = 8192
 
 
@@ -94,7 +95,7 @@ def plain_text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return " ".join(filter(None, map(plain_text, value)))
     text = html.unescape(html.unescape(str(value)))  # some shops escape twice
-    return " ".join(TAG.sub(" ", text).split())
+    return HALF_PAIR.sub("\ufffd", " ".join(TAG.sub(" ", text).split()))
 
 
 def category_text(value: Any) -> str:

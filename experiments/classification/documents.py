@@ -70,6 +70,10 @@ def parse_document(fields: dict[str, Any], place: str, parts: tuple[str, ...]) -
         raise Unusable(f"text is {type(text).__name__}")
     if not text.strip():
         raise Unusable("is empty")
+    try:
+        "".join((celex_id, text, *labels)).encode()
+    except UnicodeEncodeError:
+        raise Unusable("holds half a surrogate pair") from None
     return Document(celex_id, text, tuple(dict.fromkeys(labels)), place)
 
 
@@ -116,20 +120,22 @@ def _files(source: str, names: Any, opener: Any) -> tuple[Iterator[Row], dict[st
     label_files = [n for n, split in of_split.items() if split is None and _LABEL_FILE.match(Path(n).name)]
     if not any(of_split.values()):
         raise InputError(f"{source}: no documents of a train, dev or test split in it")
+
+    def read(name: str) -> bytes:
+        try:
+            with opener(name) as file:
+                return file.read()
+        except Exception as error:  # a damaged zip fails in many ways
+            raise InputError(f"{source}: {name} is damaged ({error}); download it again") from None
+
     descriptors = None
     if label_files:
-        with opener(label_files[0]) as file:
-            descriptors = read_descriptors(file.read(), f"{source}:{label_files[0]}")
+        descriptors = read_descriptors(read(label_files[0]), f"{source}:{label_files[0]}")
 
     def rows() -> Iterator[Row]:
         for split in SPLITS:
             for name in (n for n, s in of_split.items() if s == split):
-                try:
-                    with opener(name) as file:
-                        content = file.read()
-                except (zipfile.BadZipFile, OSError, EOFError) as error:
-                    raise InputError(f"{source}: {name} is damaged ({error}); download it again") from None
-                yield from ((split, *row) for row in _read_file(f"{source}/{name}", content))
+                yield from ((split, *row) for row in _read_file(f"{source}/{name}", read(name)))
 
     return rows(), descriptors
 
@@ -137,9 +143,16 @@ def _files(source: str, names: Any, opener: Any) -> tuple[Iterator[Row], dict[st
 def _read_file(place: str, content: bytes) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """(place, fields) of the documents in one file; a string in place of fields says what is wrong."""
     if place.endswith(".parquet"):
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        for number, fields in enumerate(pq.read_table(io.BytesIO(content)).to_pylist(), 1):
+        try:
+            table = pq.read_table(io.BytesIO(content))
+            table.validate(full=True)  # texts are UTF-8
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0][:120]
+            raise InputError(f"{place}: not a whole Parquet file ({reason}); download it again") from None
+        for number, fields in enumerate(table.to_pylist(), 1):
             yield f"{place}, row {number}", fields
         return
     if place.endswith(".json"):

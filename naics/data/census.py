@@ -228,7 +228,7 @@ def load_taxonomy(data_dir: Path) -> Taxonomy:
     """The taxonomy of a data folder, checked: known levels, no code twice, every parent there."""
     path = Path(data_dir) / DESCRIPTIONS
     names = ("title", "description", "examples", "excluded")
-    columns = {"code": "text", "level": "number", **dict.fromkeys(names, "text or none")}
+    columns = {"code": "text", "level": "number", **dict.fromkeys(names, "text or none"), "title": "text"}
     table = read_table(path, columns | {"excluded_codes": "texts"})
     codes = table["code"]
     rows = {code: row for row, code in enumerate(codes)}
@@ -237,6 +237,8 @@ def load_taxonomy(data_dir: Path) -> Taxonomy:
         where = f"{path}, row {row + 1}"
         if not CODE.fullmatch(code) or level != len(code):
             raise InputError(f"{where}: {code!r} at level {level} is no NAICS code; run preprocess again")
+        if not any(character.isalnum() for character in table["title"][row]):
+            raise InputError(f"{where}: code {code} has no title; run preprocess again")
         if rows[code] != row:
             raise InputError(f"{where}: code {code} stands at row {rows[code] + 1} too; run preprocess again")
         parent = parent_code(code)
