@@ -227,7 +227,7 @@ def test_naive_float16_is_a_result_and_its_fused_form_goes_on(start, task):
 def test_evaluation_is_no_part_of_a_steps_time(prepared, tmp_path):
     """A sleep in each evaluation changes no figure of speed."""
     found = []
-    for pause in (0.0, 0.5):
+    for pause in (0.0, 1.0):
 
         def make_task(args: argparse.Namespace, pause: float = pause):
             task = language_modeling_run.make_task(args)
@@ -241,8 +241,8 @@ def test_evaluation_is_no_part_of_a_steps_time(prepared, tmp_path):
         args = parsed(prepared, "language_modeling", tmp_path / f"{pause}", max_steps=24, eval_steps=4)
         row = run_one(make_task, args)
         found.append((row["train_seconds"], row["step_ms"]["p90"]))
-    assert found[1][0] < 5 * found[0][0] < 6 * 0.5 * 5
-    assert found[1][1] < 500
+    assert found[1][0] - found[0][0] < 3  # of the six seconds slept
+    assert found[1][1] < 1000
 
 
 def parsed(prepared: dict[str, Path], task: str, out: Path, **settings: object) -> argparse.Namespace:
