@@ -162,8 +162,15 @@ def prepare(run: Run) -> None:
         stored = load_checkpoint(path, world=run.world, **run.parts)
         if stored.get("key") != args.key:
             raise InputError(f"{path}: is of another run ({stored.get('key')}, not {args.key})")
+        try:
+            sound = all(type(stored[name]) is type(v) for name, v in run.progress.items() if v is not None)
+            sound = sound and (stored["timing"] is None or stored["timing"]["timed_steps"] >= 0)
+            run.rule.load_state_dict(stored["rule"])
+        except (AttributeError, LookupError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise InputError(f"{path}: does not say where its run was; use another checkpoint")
         run.progress.update(stored)
-        run.rule.load_state_dict(stored["rule"])
         run.say(f"resume: {path}, step {stored['step']}")
     run.progress["key"] = args.key
     settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()}

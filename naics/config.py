@@ -172,7 +172,8 @@ def compose(curriculum: str, overrides: Sequence[str] = ()) -> Config:
         for name, value in leaves(OmegaConf.to_container(plain)):
             if value == "???":
                 raise InputError(f"{name}: no value; give {name}=VALUE")
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+        resolved = OmegaConf.to_container(plain, resolve=True)
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), resolved))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise InputError(explain(error, overrides)) from None
     check(config)

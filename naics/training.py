@@ -139,14 +139,15 @@ def start_run(run: Run, resume: str | None, wandb: bool, identity: dict[str, Any
 def restore(run: Run, path: Path, identity: dict[str, Any]) -> None:
     stored = load_checkpoint(path, world=run.world, **run.parts)
     sound = all(type(stored.get(name)) is int and stored[name] >= 0 for name in COUNTS)
-    if not sound or not isinstance(stored.get("config"), dict) or "best" not in stored:
+    was = flatten(stored["config"]) if isinstance(stored.get("config"), dict) else {}
+    if not sound or "curriculum.name" not in was or "best" not in stored:
         raise InputError(f"{path}: does not say where its run was; use another checkpoint")
-    if stored["config"]["curriculum"]["name"] != run.config.curriculum.name:
-        raise InputError(f"{path}: is of curriculum {stored['config']['curriculum']['name']}; use --from")
+    if was["curriculum.name"] != run.config.curriculum.name:
+        raise InputError(f"{path}: is of curriculum {was['curriculum.name']}; use --from")
     for name, now in identity.items():
         if stored.get(name) != now:
             run.say(f"resume: not exact, {name} was {stored.get(name)}, is {now}")
-    was, new = flatten(stored["config"]), flatten(asdict(run.config))
+    new = flatten(asdict(run.config))
     for name in sorted(was.keys() | new.keys()):
         if was.get(name) != new.get(name) and not name.startswith(
             ("paths.", "stages", "training.trainer.max")
