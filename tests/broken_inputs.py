@@ -25,6 +25,7 @@ ODD = (
     *(None, True, -1, 0, 2**70, 1.5, float("nan"), float("inf"), -1e308),
     *("", " ", "x", "\0", "\ud800", "99999999999999999999", "x" * 100_000, [], {}, ["a", None], {"a": {}}),
 )
+UNLIKE_A_CHECKPOINT = (None, True, -1, 2**70, "", "x", [], {}, ["a", None], {"a": {}})
 
 
 class Hostile:
@@ -110,11 +111,11 @@ def places(tree: Any) -> Iterator[tuple[Any, Any]]:
             yield from places(tree[key])
 
 
-def change_tree(tree: Any, rng: random.Random) -> Any:
+def change_tree(tree: Any, rng: random.Random, odd: tuple = ODD) -> Any:
     """Another value in one place, or none, or the value twice."""
     found = list(places(tree))
     if not found:
-        return rng.choice(ODD)
+        return rng.choice(odd)
     if rng.random() < 0.5:  # near the root: most places are far from it, and much alike
         found = [place for place in found if place[0] is tree] + list(places(rng.choice(found)[0]))
     container, key = rng.choice(found)
@@ -128,7 +129,7 @@ def change_tree(tree: Any, rng: random.Random) -> Any:
     elif isinstance(container[key], torch.Tensor):
         container[key] = change_tensor(container[key], rng)
     else:
-        container[key] = rng.choice(ODD)
+        container[key] = rng.choice(odd)
     return tree
 
 
@@ -165,10 +166,8 @@ def change_lines(content: bytes, rng: random.Random) -> bytes:
 
 
 def change_checkpoint(content: bytes, rng: random.Random) -> bytes:
-    """All but the optimizer's state: PyTorch takes any, once the model's weights have been found to fit."""
-    state, file = torch.load(io.BytesIO(content), weights_only=True), io.BytesIO()
-    kept = {"optimizer": state.pop("optimizer")} if "optimizer" in state else {}
-    torch.save({**change_tree(state, rng), **kept}, file)
+    file, state = io.BytesIO(), torch.load(io.BytesIO(content), weights_only=True)
+    torch.save(change_tree(state, rng, UNLIKE_A_CHECKPOINT), file)
     return file.getvalue()
 
 
