@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 
 from training_utils import InputError
 
+ROWS_AT_ONCE = 8192
+
 
 @dataclass
 class EmbeddingDataset:
@@ -38,50 +40,65 @@ def read_item_embeddings(path: str | Path, dim: int | None = None) -> EmbeddingD
             if names.count(name) != 1:
                 have = ", ".join(names[:12])
                 raise InputError(f"{path}: no column {name!r}, or two of them (it has {have})")
-        table = file.read(columns=["parent_asin", "embedding"])
+        ids, vectors = _read_rows(path, file)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0][:120]
         raise InputError(f"{path}: not a whole Parquet file ({reason}); write it again") from None
-    if table.num_rows == 0:
-        raise InputError(f"{path}: holds no row")
-    vectors = _matrix(path, table.column("embedding").combine_chunks())
     if dim is not None and vectors.shape[1] != dim:
         raise InputError(
             f"{path}: embeddings have {vectors.shape[1]} numbers, --item_embedding_dim says {dim}; "
             f"give --item_embedding_dim {vectors.shape[1]}, or embed again with --dim {dim}"
         )
-    ids = [str(value) for value in table.column("parent_asin").to_pylist()]
-    _check_rows(path, ids, table.column("parent_asin"), vectors)
+    _check_rows(path, ids, vectors)
     digest = hashlib.sha256("\0".join(ids).encode())
     digest.update(vectors)
     return EmbeddingDataset(ids, vectors, digest.hexdigest()[:16])
 
 
-def _matrix(path: Path, column: pa.Array) -> np.ndarray:
-    """(N, E) float32 from a fixed-size or an ordinary list column."""
+def _read_rows(path: Path, file: pq.ParquetFile) -> tuple[list[str], np.ndarray]:
+    """Item ids and their vectors (N, E), which are in memory once."""
+    ids: list[str] = []
+    vectors = np.empty((0, 0), dtype=np.float32)
+    for batch in file.iter_batches(ROWS_AT_ONCE, columns=["parent_asin", "embedding"]):
+        batch.validate(full=True)  # ids are UTF-8
+        first, names = len(ids), batch.column("parent_asin").to_pylist()
+        if None in names:
+            raise InputError(f"{path}, row {first + names.index(None) + 1}: has no parent_asin")
+        part = _matrix(path, batch.column("embedding"), first, vectors.shape[1])
+        if first == 0:
+            vectors = np.empty((file.metadata.num_rows, part.shape[1]), dtype=np.float32)
+        vectors[first : first + len(part)] = part
+        ids += map(str, names)
+    if not ids:
+        raise InputError(f"{path}: holds no row")
+    return ids, vectors[: len(ids)]
+
+
+def _matrix(path: Path, column: pa.Array, first: int, width: int) -> np.ndarray:
+    """(B, E) from a list column, fixed-size or not, of rows `first` on; `width` is that of those before."""
     kind = column.type
     if not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         raise InputError(f"{path}: column 'embedding' holds {kind}, needed is a list of floats")
     if not pa.types.is_floating(kind.value_type):
         raise InputError(f"{path}: column 'embedding' holds lists of {kind.value_type}, needed are floats")
     if column.null_count:
-        row = column.is_null().to_pylist().index(True)
+        row = first + column.is_null().to_pylist().index(True)
         raise InputError(f"{path}, row {row + 1}: has no embedding; embed it again")
     lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
-    if (lengths != lengths[0]).any() or lengths[0] == 0:
-        row = int(np.flatnonzero(lengths != max(lengths[0], 1))[0])
+    width = width or max(int(lengths[0]), 1)
+    if (lengths != width).any():
+        row = int(np.flatnonzero(lengths != width)[0])
         raise InputError(
-            f"{path}, row {row + 1}: embedding has {lengths[row]} numbers, row 1 has {lengths[0]}"
+            f"{path}, row {first + row + 1}: embedding has {lengths[row]} numbers, needed are {width}"
         )
     values = pc.list_flatten(column)
     if values.null_count:
-        row = values.is_null().to_pylist().index(True) // int(lengths[0])
+        row = first + values.is_null().to_pylist().index(True) // width
         raise InputError(f"{path}, row {row + 1}: embedding holds null; embed it again")
-    flat = values.to_numpy(zero_copy_only=False)
-    return np.array(flat.reshape(len(column), -1), dtype=np.float32)  # a copy: torch wants it writable
+    return values.to_numpy(zero_copy_only=False).reshape(len(column), width)
 
 
-def _check_rows(path: Path, ids: list[str], column: pa.ChunkedArray, vectors: np.ndarray) -> None:
+def _check_rows(path: Path, ids: list[str], vectors: np.ndarray) -> None:
     finite = np.isfinite(vectors).all(1)
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
@@ -90,8 +107,6 @@ def _check_rows(path: Path, ids: list[str], column: pa.ChunkedArray, vectors: np
     if empty.any():
         row = int(np.flatnonzero(empty)[0])
         raise InputError(f"{path}, row {row + 1} ({ids[row]}): embedding is all zero; embed it again")
-    if column.null_count:
-        raise InputError(f"{path}, row {column.is_null().to_pylist().index(True) + 1}: has no parent_asin")
     seen: dict[str, int] = {}
     for row, item in enumerate(ids, 1):
         if seen.setdefault(item, row) != row:

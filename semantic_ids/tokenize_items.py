@@ -14,6 +14,7 @@ holds the unpadded ids of all items and one block of texts; the padded form is w
 import argparse
 import hashlib
 import zipfile
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -170,14 +171,14 @@ def main() -> None:
     tokenizer = load_tokenizer(args.model)
 
     # Tokenize
-    flat, lengths, item_ids, hashes = [], [], [], []
+    flat, lengths, item_ids, hashes = array("i"), [], [], []  # the ids of all items in one line
     bar = tqdm(desc="tokenizing", unit=" items", disable=None)
     for ids, texts in read_texts(args.input, args.num_rows):
         wrapped = [wrap(text, args.instruction) for text in texts]
         found = tokenizer(wrapped, truncation=True, max_length=args.max_length, return_attention_mask=False)
         for text, row in zip(texts, found["input_ids"], strict=True):
-            flat.append(np.array(row or [tokenizer.pad_token_id], dtype=np.int32))
-            lengths.append(len(flat[-1]))
+            flat.extend(row or [tokenizer.pad_token_id])
+            lengths.append(len(row) or 1)
             hashes.append(text_hash(text))
         item_ids += ids
         bar.update(len(ids))
@@ -185,7 +186,7 @@ def main() -> None:
 
     # Write
     ragged = {
-        "ids": np.concatenate(flat),
+        "ids": np.frombuffer(flat, dtype=np.int32),
         "offsets": np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
         "max_length": np.array(args.max_length),
         "n_items": np.array(len(item_ids)),
