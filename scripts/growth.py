@@ -224,7 +224,7 @@ PATHS = {
         "--out IN/data",
     ),
     "write_triplets": DataPath("triplets", 4_000_000, make_nothing, f"{ITSELF} write_triplets"),
-    "read_triplets": DataPath("triplets", 20_000_000, make_triplets, f"{ITSELF} read_triplets"),
+    "read_triplets": DataPath("triplets", 10_000_000, make_triplets, f"{ITSELF} read_triplets"),
     "sample_matrix": DataPath("triplets", 50_000_000, make_nothing, f"{ITSELF} sample_matrix"),
 }  # fmt: skip
 
