@@ -320,7 +320,8 @@ def model_card(classifier: Classifier, name: str, pruned: bool, onnx: bool) -> s
         seq_len=classifier.seq_len,
         temperature=classifier.temperature,
     )
-    scores = classifier.progress.get("validation") or {}
+    scores = dict(classifier.progress.get("validation") or {})
+    scores = {key: value for key, value in scores.items() if type(value) in (int, float)}
     rows = [f"| {key} | {value:.4f} |\n" for key, value in scores.items() if key != "samples_per_second"]
     table = "\n| validation | |\n|---|---|\n" + "".join(rows) if rows else ""
     return card + PRUNED * pruned + ONNX * onnx + table

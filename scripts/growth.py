@@ -297,7 +297,7 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
         own = sorted((each for each in records if each["path"] == name), key=lambda each: each["rows"])
         rows = [each["rows"] for each in own]
         style = {"marker": "os^Dv"[number % 5], "linestyle": ("-", "--", ":")[number // 5], "label": name}
-        rates = [math.nan if each["rows_per_second"] is None else each["rows_per_second"] for each in own]
+        rates = [each["rows_per_second"] or math.nan for each in own]  # none, or too few
         left.plot(rows, [rate / rates[0] for rate in rates], **style)
         right.plot(rows, [each["peak_mb"] for each in own], **style)
     left.set(xscale="log", xlabel="rows", ylabel="rows a second, over those of the smallest input")
