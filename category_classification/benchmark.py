@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from category_classification.batches import TrainingBatches, evaluation_batches
 from category_classification.benchmark_peers import (
     BATCH,
     NUM_CLASSES,
@@ -42,7 +43,7 @@ from category_classification.benchmark_peers import (
 )
 from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
 from category_classification.evaluation import BATCH_TOKENS, to_device
-from category_classification.lspc import Split, TrainingBatches, evaluation_batches
+from category_classification.lspc import Split
 from category_classification.row_adamw import RowAdamW
 from category_classification.training_flags import positive
 from training_utils import (

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from category_classification.batches import evaluation_batches
 from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
 from category_classification.embedding_classifier_v2 import EmbeddingClassifierV2
 from category_classification.embedding_classifier_v3 import EmbeddingClassifierV3
-from category_classification.lspc import Split, evaluation_batches, load_tokenizer
+from category_classification.lspc import Split, load_tokenizer
 from category_classification.metrics import ConfusionByLanguage, classification_report
 from training_utils import ALONE, InputError, World, read_checkpoint
 

@@ -321,8 +321,8 @@ def model_card(classifier: Classifier, name: str, pruned: bool, onnx: bool) -> s
         temperature=classifier.temperature,
     )
     scores = dict(classifier.progress.get("validation") or {})
-    scores = {key: value for key, value in scores.items() if type(value) in (int, float)}
-    rows = [f"| {key} | {value:.4f} |\n" for key, value in scores.items() if key != "samples_per_second"]
+    scores.pop("samples_per_second", None)
+    rows = [f"| {key} | {value:.4f} |\n" for key, value in scores.items() if type(value) in (int, float)]
     table = "\n| validation | |\n|---|---|\n" + "".join(rows) if rows else ""
     return card + PRUNED * pruned + ONNX * onnx + table
 

@@ -44,9 +44,10 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from category_classification.batches import evaluation_batches
 from category_classification.evaluation import BATCH_TOKENS, Classifier, load_classifier, to_device
 from category_classification.language_id import identify
-from category_classification.lspc import Split, evaluation_batches, tokenize
+from category_classification.lspc import Split, tokenize
 from category_classification.metrics import add_language_bias
 from category_classification.prepare_inputs import plain_string
 from category_classification.table_input import (

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from category_classification.batches import TrainingBatches
 from category_classification.evaluation import Evaluation, evaluate, score, to_device
-from category_classification.lspc import Split, TrainingBatches
+from category_classification.lspc import Split
 from category_classification.metrics import add_language_bias, fit_language_bias, fit_temperature
 from category_classification.row_adamw import RowAdamW
 from training_utils import (

@@ -247,9 +247,7 @@ def measure(name: str, rows: int) -> tuple[float, float]:
         if process.returncode:
             last = (log.read_text(errors="replace").splitlines() or [""])[-1]
             raise InputError(f"{name}, {rows:,} rows: ended with status {process.returncode} ({last})")
-        unit = (
-            2**20 if sys.platform == "darwin" else 2**10
-        )  # ru_maxrss comes in bytes there, in KiB elsewhere
+        unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss: bytes there, KiB elsewhere
         return seconds, usage.ru_maxrss / unit
 
 

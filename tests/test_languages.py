@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from category_classification.batches import TrainingBatches
 from category_classification.languages import (
     MOST_REPEATS,
     ClusterPairs,
@@ -15,7 +16,7 @@ from category_classification.languages import (
     TunedRows,
     plan_languages,
 )
-from category_classification.lspc import Split, TrainingBatches
+from category_classification.lspc import Split
 from training_utils import InputError, World
 
 LANGUAGES = np.repeat([0, 1, 2], [8000, 900, 100])

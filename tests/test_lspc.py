@@ -11,12 +11,8 @@ import torch
 from conftest import make_dataset
 
 from category_classification import lspc
-from category_classification.lspc import (
-    Split,
-    TrainingBatches,
-    evaluation_batches,
-    load_tokenizer,
-)
+from category_classification.batches import TrainingBatches, evaluation_batches
+from category_classification.lspc import Split, load_tokenizer
 from training_utils import InputError, World
 
 
