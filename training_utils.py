@@ -253,7 +253,7 @@ def init_distributed() -> World:
 def save_checkpoint(
     path: Path, progress: dict[str, Any], world: World = ALONE, *, keep: Path | None = None, **parts: Any
 ) -> None:
-    """Progress, generators, parts: whole or not at all. All ranks call it. `keep`: where the old one stays."""
+    """Progress, generators, parts: whole or not at all. All ranks call it. `keep`: name of the old file."""
     rng = world.gather(get_rng_state())
     if not world.is_main:
         return
