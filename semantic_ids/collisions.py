@@ -74,17 +74,18 @@ def resolve_collisions(
     from the highest given one on, so that none is ever given to two items.
     """
     groups = pack(torch.from_numpy(codes), num_codes).numpy()
-    kept = np.full(len(ids), -1)
+    last = np.full(len(ids), -1)
     for row, item in enumerate(ids):
         was = previous.get(item)
         if was is not None and list(was[:-1]) == codes[row].tolist():
-            kept[row] = was[-1]
+            last[row] = was[-1]
     highest: dict[int, int] = {}  # also of items that are gone
-    for *was, last in previous.values():
-        group = int(pack(torch.tensor([was]), num_codes))
-        highest[group] = max(highest.get(group, -1), last)
-    last = kept.copy()
-    for row in sorted(np.flatnonzero(kept < 0).tolist(), key=lambda row: ids[row]):
-        group = int(groups[row])
-        last[row] = highest[group] = highest.get(group, -1) + 1
+    given = torch.tensor(list(previous.values()) or np.zeros((0, codes.shape[1] + 1), dtype=np.int64))
+    for group, number in zip(pack(given[:, :-1], num_codes).tolist(), given[:, -1].tolist(), strict=True):
+        highest[group] = max(highest.get(group, -1), number)
+    rows = np.flatnonzero(last < 0)
+    rows = rows[np.lexsort((np.array(ids)[rows], groups[rows]))]
+    group, first, size = np.unique(groups[rows], return_index=True, return_counts=True)
+    free = np.array([highest.get(each, -1) + 1 for each in group.tolist()], dtype=np.int64)
+    last[rows] = np.arange(len(rows)) + np.repeat(free - first, size)
     return last

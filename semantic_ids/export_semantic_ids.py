@@ -13,8 +13,8 @@ they had and new ones take what is free: IDs once given stay.
 import argparse
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 import torch
 
 from semantic_ids.collisions import resolve_collisions, spread_last_level
-from semantic_ids.item_embeddings import EmbeddingDataset
+from semantic_ids.item_embeddings import embedding_blocks
 from semantic_ids.prefix_trie import PrefixTrie
 from semantic_ids.rqvae import RQVAE
 from semantic_ids.rqvae_config import RQVAEConfig
 from training_utils import InputError, pick_device, read_checkpoint, replacing, run_script
 
-ITEMS_AT_ONCE = 16_384
+ROWS_AT_ONCE = 65_536  # written
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,13 +79,19 @@ def load_rqvae(path: Path, device: torch.device) -> tuple[RQVAE, RQVAEConfig]:
     return model.to(device).eval(), config
 
 
-def encode_items(model: RQVAE, vectors: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
-    """(N, E) -> codes (N, L), and what all levels but the last leave (N, D)."""
-    codes, residuals = [], []
-    for part in torch.from_numpy(vectors).split(ITEMS_AT_ONCE):
-        codes.append(model.encode(part.to(device)))
-        residuals.append(model.last_residual(part.to(device), codes[-1]).cpu())
-    return torch.cat(codes).cpu().numpy(), torch.cat(residuals).numpy()
+def encode_items(
+    model: RQVAE, blocks: Iterator[tuple[list[str], np.ndarray]], device: torch.device, with_residuals: bool
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Item ids, codes (N, L), and what all levels but the last leave (N, D), where that is asked for."""
+    ids, codes, residuals = [], [], [torch.empty(0, model.quantizers[-1].codebook.shape[1])]
+    for names, vectors in blocks:
+        part = torch.tensor(vectors, device=device)
+        ids += names
+        codes.append(model.encode(part))
+        if with_residuals:
+            residuals.append(model.last_residual(part, codes[-1]).cpu())
+        codes[-1] = codes[-1].cpu()
+    return ids, torch.cat(codes).numpy(), torch.cat(residuals).numpy()
 
 
 # ---------------------------------------------------------------- IDs given before
@@ -133,15 +139,25 @@ def tokens_of(codes: list[int], num_codes: int) -> str:
 def write_exports(
     args: argparse.Namespace, ids: list[str], codes: np.ndarray, model: RQVAE, num_codes: int
 ) -> None:
-    columns: dict[str, Any] = {"parent_asin": ids}
-    columns |= {f"semantic_id_{level}": column.astype(np.int32) for level, column in enumerate(codes.T)}
-    rows = codes.tolist()
-    columns["semantic_id"] = ["-".join(map(str, row)) for row in rows]
-    columns["tokens"] = [tokens_of(row, num_codes) for row in rows]
-    with replacing(args.output) as file:
-        pq.write_table(pa.table(columns), file, compression="zstd")
-    with replacing(args.output.with_suffix(".json")) as file:
-        file.write(json.dumps(dict(zip(ids, columns["semantic_id"], strict=True)), indent=0).encode())
+    levels = [(f"semantic_id_{level}", pa.int32()) for level in range(codes.shape[1])]
+    texts = [("semantic_id", pa.string()), ("tokens", pa.string())]
+    schema = pa.schema([("parent_asin", pa.string()), *levels, *texts])
+    with (
+        replacing(args.output) as table,
+        replacing(args.output.with_suffix(".json")) as pairs,
+        pq.ParquetWriter(table, schema, compression="zstd") as writer,
+    ):
+        pairs.write(b"{")
+        for start in range(0, len(ids), ROWS_AT_ONCE):
+            part, names = codes[start : start + ROWS_AT_ONCE], ids[start : start + ROWS_AT_ONCE]
+            rows = part.tolist()
+            numbers = ["-".join(map(str, row)) for row in rows]
+            tokens = [tokens_of(row, num_codes) for row in rows]
+            columns = [names, *part.T.astype(np.int32), numbers, tokens]
+            writer.write_table(pa.table(list(map(pa.array, columns)), schema=schema))
+            inner = json.dumps(dict(zip(names, numbers, strict=True)), indent=0)[1:-2]  # less its braces
+            pairs.write(b"," * bool(start) + inner.encode())
+        pairs.write(b"\n}")
     with replacing(args.output.with_suffix(".codebooks.npz")) as file:
         books = {
             f"level_{n}": each.codebook.detach().cpu().numpy() for n, each in enumerate(model.quantizers)
@@ -154,19 +170,19 @@ def main() -> None:
     args = parse_args()
     device = pick_device(args.device)
     model, config = load_rqvae(args.checkpoint, device)
-    items = EmbeddingDataset.from_parquet(args.embeddings, config.item_embedding_dim)
+    blocks = embedding_blocks(args.embeddings, config.item_embedding_dim)
     previous = read_previous(args.previous, config.codebook_quantization_levels) if args.previous else {}
 
     # Codes
-    codes, residuals = encode_items(model, items.vectors, device)
+    ids, codes, residuals = encode_items(model, blocks, device, with_residuals=args.collision_price > 0)
     if args.collision_price:
-        codes, fixed = keep_previous(items.ids, codes, previous)
+        codes, fixed = keep_previous(ids, codes, previous)
         codebook = model.quantizers[-1].codebook.detach().cpu().numpy()
-        codes = spread_last_level(items.ids, codes, residuals, codebook, args.collision_price, fixed)
-    last = resolve_collisions(items.ids, codes, config.codebook_size, previous)
+        codes = spread_last_level(ids, codes, residuals, codebook, args.collision_price, fixed)
+    last = resolve_collisions(ids, codes, config.codebook_size, previous)
     room = args.collision_size or config.codebook_size
     if last.max() >= room:
-        worst = items.ids[int(last.argmax())]
+        worst = ids[int(last.argmax())]
         raise InputError(
             f"{args.embeddings}: {int(last.max()) + 1} items share the codes of {worst}, with room for "
             f"{room}; train longer, or give --collision_size"
@@ -175,15 +191,12 @@ def main() -> None:
 
     # Files
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    write_exports(args, items.ids, whole, model, config.codebook_size)
+    write_exports(args, ids, whole, model, config.codebook_size)
     distinct = len(np.unique(codes, axis=0))
-    changed = sum(
-        item in previous and list(previous[item]) != row
-        for item, row in zip(items.ids, whole.tolist(), strict=True)
-    )
-    share = distinct / len(items.ids)
+    changed = sum(list(previous[id]) != whole[row].tolist() for row, id in enumerate(ids) if id in previous)
+    share = distinct / len(ids)
     print(
-        f"{args.output}: {len(items.ids):,} items, {distinct:,} distinct codes ({share:.2%}), "
+        f"{args.output}: {len(ids):,} items, {distinct:,} distinct codes ({share:.2%}), "
         f"largest group {int(last.max()) + 1}"
         + (f", {changed:,} changed since --previous" if previous else "")
     )

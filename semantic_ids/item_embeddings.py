@@ -1,6 +1,7 @@
-"""The embedding file: `parent_asin` and a fixed-size list of float32 a row, read whole and checked."""
+"""The embedding file: `parent_asin` and a fixed-size list of float32 a row, checked as it is read."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,50 +29,55 @@ class EmbeddingDataset:
 
 
 def read_item_embeddings(path: str | Path, dim: int | None = None) -> EmbeddingDataset:
-    """Rows in file order. A row that cannot be trained on is named: NaN, all zero, another width, a second
-    row of the same item."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; embed_items.py writes it")
-    try:
-        file = pq.ParquetFile(path)
-        for name in ("parent_asin", "embedding"):
-            names = file.schema_arrow.names
-            if names.count(name) != 1:
-                have = ", ".join(names[:12])
-                raise InputError(f"{path}: no column {name!r}, or two of them (it has {have})")
-        ids, vectors = _read_rows(path, file)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(f"{path}: not a whole Parquet file ({reason}); write it again") from None
-    if dim is not None and vectors.shape[1] != dim:
-        raise InputError(
-            f"{path}: embeddings have {vectors.shape[1]} numbers, --item_embedding_dim says {dim}; "
-            f"give --item_embedding_dim {vectors.shape[1]}, or embed again with --dim {dim}"
-        )
-    _check_rows(path, ids, vectors)
+    """The whole file, whose vectors are in memory once."""
+    ids: list[str] = []
+    vectors = np.empty((0, 0), dtype=np.float32)
+    for names, part in embedding_blocks(path, dim):
+        if not ids:
+            vectors = np.empty((pq.read_metadata(path).num_rows, part.shape[1]), dtype=np.float32)
+        vectors[len(ids) : len(ids) + len(part)] = part
+        ids += names
     digest = hashlib.sha256("\0".join(ids).encode())
     digest.update(vectors)
     return EmbeddingDataset(ids, vectors, digest.hexdigest()[:16])
 
 
-def _read_rows(path: Path, file: pq.ParquetFile) -> tuple[list[str], np.ndarray]:
-    """Item ids and their vectors (N, E), which are in memory once."""
-    ids: list[str] = []
-    vectors = np.empty((0, 0), dtype=np.float32)
-    for batch in file.iter_batches(ROWS_AT_ONCE, columns=["parent_asin", "embedding"]):
-        batch.validate(full=True)  # ids are UTF-8
-        first, names = len(ids), batch.column("parent_asin").to_pylist()
-        if None in names:
-            raise InputError(f"{path}, row {first + names.index(None) + 1}: has no parent_asin")
-        part = _matrix(path, batch.column("embedding"), first, vectors.shape[1])
-        if first == 0:
-            vectors = np.empty((file.metadata.num_rows, part.shape[1]), dtype=np.float32)
-        vectors[first : first + len(part)] = part
-        ids += map(str, names)
-    if not ids:
+def embedding_blocks(path: str | Path, dim: int | None = None) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Item ids and their vectors (B, E), in file order. A row that cannot be trained on is named: NaN, all
+    zero, another width, a second row of the same item.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; embed_items.py writes it")
+    seen: dict[str, int] = {}  # item -> its row
+    width = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for name in ("parent_asin", "embedding"):
+                names = file.schema_arrow.names
+                if names.count(name) != 1:
+                    have = ", ".join(names[:12])
+                    raise InputError(f"{path}: no column {name!r}, or two of them (it has {have})")
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=["parent_asin", "embedding"]):
+                batch.validate(full=True)  # ids are UTF-8
+                first, ids = len(seen), batch.column("parent_asin").to_pylist()
+                if None in ids:
+                    raise InputError(f"{path}, row {first + ids.index(None) + 1}: has no parent_asin")
+                ids = list(map(str, ids))
+                vectors = _matrix(path, batch.column("embedding"), first, width)
+                width = vectors.shape[1]
+                if dim is not None and width != dim:
+                    raise InputError(
+                        f"{path}: embeddings have {width} numbers, --item_embedding_dim says {dim}; "
+                        f"give --item_embedding_dim {width}, or embed again with --dim {dim}"
+                    )
+                _check_rows(path, ids, vectors, seen)
+                yield ids, vectors
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"{path}: not a whole Parquet file ({reason}); write it again") from None
+    if not seen:
         raise InputError(f"{path}: holds no row")
-    return ids, vectors[: len(ids)]
 
 
 def _matrix(path: Path, column: pa.Array, first: int, width: int) -> np.ndarray:
@@ -98,16 +104,13 @@ def _matrix(path: Path, column: pa.Array, first: int, width: int) -> np.ndarray:
     return values.to_numpy(zero_copy_only=False).reshape(len(column), width)
 
 
-def _check_rows(path: Path, ids: list[str], vectors: np.ndarray) -> None:
-    finite = np.isfinite(vectors).all(1)
-    if not finite.all():
-        row = int(np.flatnonzero(~finite)[0])
-        raise InputError(f"{path}, row {row + 1} ({ids[row]}): embedding is not finite; embed it again")
-    empty = ~vectors.any(1)
-    if empty.any():
-        row = int(np.flatnonzero(empty)[0])
-        raise InputError(f"{path}, row {row + 1} ({ids[row]}): embedding is all zero; embed it again")
-    seen: dict[str, int] = {}
-    for row, item in enumerate(ids, 1):
+def _check_rows(path: Path, ids: list[str], vectors: np.ndarray, seen: dict[str, int]) -> None:
+    """Of the rows after those in `seen`, which then holds these too."""
+    first = len(seen) + 1
+    for fault, rows in (("not finite", ~np.isfinite(vectors).all(1)), ("all zero", ~vectors.any(1))):
+        if rows.any():
+            row = int(np.flatnonzero(rows)[0])
+            raise InputError(f"{path}, row {first + row} ({ids[row]}): embedding is {fault}; embed it again")
+    for row, item in enumerate(ids, first):
         if seen.setdefault(item, row) != row:
             raise InputError(f"{path}, row {row}: item {item} stands in row {seen[item]} too; keep one")

@@ -7,12 +7,13 @@ In: prepare_items.py's Parquet file (`parent_asin`, `item_context`). Out: an .np
 attention_mask (items x max_length), max_length, n_items, item_ids and text_hashes; beside it, as .ragged.npz,
 the same tokens without padding, which embed_items.py reads. Both load with allow_pickle=False.
 
-Texts are wrapped in the instruction of Qwen3-Embedding; --instruction "" leaves them as they are. Memory
-holds the unpadded ids of all items and one block of texts; the padded form is written block by block.
+Texts are wrapped in the instruction of Qwen3-Embedding; --instruction "" leaves them as they are. Tokens
+wait in a nameless file beside the output: memory holds the items' ids and hashes, and one block of texts.
 """
 
 import argparse
 import hashlib
+import tempfile
 import zipfile
 from array import array
 from collections.abc import Iterator
@@ -141,66 +142,85 @@ def write_array(
             file.write(np.ascontiguousarray(block, dtype=dtype).tobytes())
 
 
+def token_blocks(spool: BinaryIO, lengths: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(ids end to end, lengths) of blocks of items."""
+    spool.seek(0)
+    for start in range(0, len(lengths), TEXTS_AT_ONCE):
+        part = lengths[start : start + TEXTS_AT_ONCE]
+        yield np.frombuffer(spool.read(4 * int(part.sum())), dtype=np.int32), part
+
+
 def padded_blocks(
-    ids: np.ndarray, offsets: np.ndarray, width: int, pad: int
+    spool: BinaryIO, lengths: np.ndarray, width: int, pad: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(ids, mask) of blocks of items, padded on the right to `width`."""
-    for start in range(0, len(offsets) - 1, TEXTS_AT_ONCE):
-        bounds = offsets[start : start + TEXTS_AT_ONCE + 1]
-        mask = np.arange(width) < np.diff(bounds)[:, None]
+    for ids, part in token_blocks(spool, lengths):
+        mask = np.arange(width) < part[:, None]
         block = np.full(mask.shape, pad, dtype=np.int32)
-        block[mask] = ids[bounds[0] : bounds[-1]]
+        block[mask] = ids
         yield block, mask
 
 
-def write_padded(file: BinaryIO, ragged: dict[str, np.ndarray], pad: int) -> None:
+def write_ragged(file: BinaryIO, spool: BinaryIO, lengths: np.ndarray, values: dict[str, np.ndarray]) -> None:
+    """Tokens without padding, one after another."""
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    with zipfile.ZipFile(file, "w") as archive:
+        blocks = (ids for ids, _ in token_blocks(spool, lengths))
+        write_array(archive, "ids", (int(offsets[-1]),), np.int32, blocks)
+        for name, value in (values | {"offsets": offsets}).items():
+            write_array(archive, name, value.shape, value.dtype, iter([value]))
+
+
+def write_padded(
+    file: BinaryIO, spool: BinaryIO, lengths: np.ndarray, values: dict[str, np.ndarray], pad: int
+) -> None:
     """The published form: every item padded to max_length."""
-    width, count = int(ragged["max_length"]), int(ragged["n_items"])
-    shape = count, width
+    width = int(values["max_length"])
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for number, (name, dtype) in enumerate((("input_ids", np.int32), ("attention_mask", np.uint8))):
-            blocks = (pair[number] for pair in padded_blocks(ragged["ids"], ragged["offsets"], width, pad))
-            write_array(archive, name, shape, dtype, blocks)
+            blocks = (pair[number] for pair in padded_blocks(spool, lengths, width, pad))
+            write_array(archive, name, (len(lengths), width), dtype, blocks)
         for name in ("max_length", "n_items", "item_ids", "text_hashes"):
-            value = ragged[name]
-            write_array(archive, name, value.shape, value.dtype, iter([value]))
+            write_array(archive, name, values[name].shape, values[name].dtype, iter([values[name]]))
 
 
 def main() -> None:
     args = parse_args()
     tokenizer = load_tokenizer(args.model)
-
-    # Tokenize
-    flat, lengths, item_ids, hashes = array("i"), [], [], []  # the ids of all items in one line
-    bar = tqdm(desc="tokenizing", unit=" items", disable=None)
-    for ids, texts in read_texts(args.input, args.num_rows):
-        wrapped = [wrap(text, args.instruction) for text in texts]
-        found = tokenizer(wrapped, truncation=True, max_length=args.max_length, return_attention_mask=False)
-        for text, row in zip(texts, found["input_ids"], strict=True):
-            flat.extend(row or [tokenizer.pad_token_id])
-            lengths.append(len(row) or 1)
-            hashes.append(text_hash(text))
-        item_ids += ids
-        bar.update(len(ids))
-    bar.close()
-
-    # Write
-    ragged = {
-        "ids": np.frombuffer(flat, dtype=np.int32),
-        "offsets": np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
-        "max_length": np.array(args.max_length),
-        "n_items": np.array(len(item_ids)),
-        "item_ids": np.array(item_ids),
-        "text_hashes": np.array(hashes),
-        "tokenizer": np.array(hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]),
-        "instruction": np.array(args.instruction),
-    }
+    pad = tokenizer.pad_token_id
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(ragged_path(args.output)) as file:
-        np.savez(file, **ragged)
-    with replacing(args.output) as file:
-        write_padded(file, ragged, tokenizer.pad_token_id)
-    cut = int((np.array(lengths) == args.max_length).sum())
+    with tempfile.TemporaryFile(dir=args.output.parent) as spool:
+        # Tokenize
+        lengths, item_ids, hashes = array("q"), [], []
+        bar = tqdm(desc="tokenizing", unit=" items", disable=None)
+        for ids, texts in read_texts(args.input, args.num_rows):
+            wrapped = [wrap(text, args.instruction) for text in texts]
+            cut = dict(truncation=True, max_length=args.max_length, return_attention_mask=False)
+            rows = [row or [pad] for row in tokenizer(wrapped, **cut)["input_ids"]]
+            spool.write(np.concatenate(rows, dtype=np.int32).tobytes())
+            lengths.extend(map(len, rows))
+            hashes += map(text_hash, texts)
+            item_ids += ids
+            bar.update(len(ids))
+        bar.close()
+
+        # Write
+        lengths = np.array(lengths)
+        values = {
+            "max_length": np.array(args.max_length),
+            "n_items": np.array(len(item_ids)),
+            "item_ids": np.array(item_ids),
+            "text_hashes": np.array(hashes),
+            "tokenizer": np.array(
+                hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()[:16]
+            ),
+            "instruction": np.array(args.instruction),
+        }
+        with replacing(ragged_path(args.output)) as file:
+            write_ragged(file, spool, lengths, values)
+        with replacing(args.output) as file:
+            write_padded(file, spool, lengths, values, pad)
+    cut = int((lengths == args.max_length).sum())
     print(
         f"{args.output}: {len(item_ids):,} items, {len(set(hashes)):,} distinct texts, "
         f"{np.mean(lengths):.0f} tokens on average, {cut:,} cut to {args.max_length}"
