@@ -8,6 +8,7 @@ rqvae_step_amp  ours in bfloat16, as train_rqvae.py --amp, beside the same peer 
 quantizer       the three levels alone, forward and backward
 embed           texts to embeddings, tokens included, beside SentenceTransformer.encode at batch sizes 8, 32
                 (its default) and 128, and beside our model with each text padded to 256 tokens
+embed_compiled  the same with embed_items.py --compile, whose warm-up compiles
 embed_bf16      ours with --dtype bfloat16 beside SentenceTransformer.encode as it comes
 kmeans_init     a level's k-means beside scikit-learn's with n_init=10
 unique_1m       share of unique IDs among 1,000,000, beside numpy.unique(axis=0)
@@ -50,6 +51,15 @@ CASES: dict[str, tuple[int, dict[str, Callable]]] = {  # rows, contenders
             "sentence_transformers_8": partial(contenders.SentenceTransformers, batch_size=8),
             "sentence_transformers_32": partial(contenders.SentenceTransformers, batch_size=32),
             "sentence_transformers_128": partial(contenders.SentenceTransformers, batch_size=128),
+            "fixed_padding": contenders.FixedPadding,
+        },
+    ),
+    "embed_compiled": (
+        384,
+        {
+            "ours": partial(contenders.Embedding, compiled=True),
+            "sentence_transformers_8": partial(contenders.SentenceTransformers, batch_size=8),
+            "sentence_transformers_32": partial(contenders.SentenceTransformers, batch_size=32),
             "fixed_padding": contenders.FixedPadding,
         },
     ),
@@ -257,7 +267,7 @@ def embed_limit(
     lengths = rng.lognormal(np.log(235), 0.6, args.rows).round().clip(8, config.max_position_embeddings)
     lists = [rng.integers(config.vocab_size, size=int(length)) for length in lengths]
     names = [str(number) for number in range(args.rows)]
-    flags = argparse.Namespace(pooling="last", dim=config.hidden_size, **contenders.FLAGS)
+    flags = argparse.Namespace(pooling="last", dim=config.hidden_size, batch_tokens=None)
     call = partial(contenders.embed_tokens, flags, model, lists, names)
     seconds = median_seconds(call, device, args.repeats)
     weights = sum(p.numel() for p in model.layers.parameters())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from semantic_ids.embed_items import VectorStore, embed_missing, load_model, pool
+from semantic_ids.embed_items import VectorStore, compile_model, embed_missing, load_model, pool
 from semantic_ids.id_metrics import unique_ids_proportion
 from semantic_ids.rqvae import RQVAE, kmeans
 from semantic_ids.tokenize_items import load_tokenizer, text_hash
@@ -26,7 +26,6 @@ MEDIAN_LENGTH, LENGTH_SPREAD = 110, 0.8  # of the log-normal
 ITEM_CLUSTERS, CLUSTER_SPREAD = 2000, 0.7
 CODES, LEVELS, LATENT = 256, 3, 32
 INIT_ITEMS = 8192  # to start codebooks from
-FLAGS = dict(batch_tokens=None, compile=False)  # of embed_items.py, as they come
 
 
 def draw_items(rows: int, width: int = 1024) -> Tensor:
@@ -184,11 +183,14 @@ def embed_tokens(flags: argparse.Namespace, model: nn.Module, lists: list, names
 class Embedding:
     """tokenize_items.py and embed_items.py, on texts in memory."""
 
-    def __init__(self, args: argparse.Namespace, dtype: str = "float32") -> None:
+    def __init__(self, args: argparse.Namespace, dtype: str = "float32", compiled: bool = False) -> None:
         keep_freed_memory()
-        self.flags = argparse.Namespace(model=args.model, dtype=dtype, pooling="mean", dim=1, **FLAGS)
+        flags = dict(pooling="mean", dim=1, batch_tokens=None)
+        self.flags = argparse.Namespace(model=args.model, dtype=dtype, **flags)
         self.model = load_model(self.flags, pick_device(args.device))
         self.flags.dim = self.model.config.hidden_size
+        if compiled:
+            compile_model(self.model)
         self.tokenizer = load_tokenizer(args.model)
         self.texts = draw_texts(args.rows, self.tokenizer)
 
