@@ -59,6 +59,7 @@ class ModelConfig:
     dim: int
     learning_rate_scale: float
     dropout: float
+    query_dropout: float
     token_budget: int
     lora: LoraSettings
     ngram: NgramSettings
@@ -133,10 +134,11 @@ AT_LEAST = {
     "model.ngram.buckets model.ngram.width model.moe.num_experts model.moe.top_k model.moe.hidden_dim "
     "model.token_budget training.max_bad_steps training.trainer.max_epochs "
     "training.trainer.limit_val_batches training.trainer.log_every_n_steps",
-    0: "seed data.queries model.dropout model.moe.load_balancing_coef loss.triplet_weight loss.query_weight "
-    "loss.redirect_weight curriculum.max_fallback loss.stress_weight loss.listwise_weight "
-    "training.weight_decay training.warmup_steps training.keep_last training.save_every_steps "
-    "training.trainer.limit_train_batches training.trainer.gradient_clip_val training.trainer.patience",
+    0: "seed data.queries model.dropout model.query_dropout model.moe.load_balancing_coef "
+    "loss.triplet_weight loss.query_weight loss.redirect_weight loss.stress_weight loss.listwise_weight "
+    "curriculum.max_fallback training.weight_decay training.warmup_steps training.keep_last "
+    "training.save_every_steps training.trainer.limit_train_batches training.trainer.gradient_clip_val "
+    "training.trainer.patience",
     1e-12: "model.learning_rate_scale curriculum.learning_rate_scale loss.curvature loss.max_radius "
     "loss.temperature loss.query_scale "
     "training.learning_rate",
@@ -233,8 +235,8 @@ def check(config: Config) -> None:
     for name, choices in CHOICES.items():
         if (value := OmegaConf.select(values, name)) not in choices:
             raise InputError(f"{name}={value}: use one of {', '.join(choices)}")
-    if not 0 < config.data.val_split < 1 or not config.model.dropout < 1:
-        raise InputError("data.val_split must lie in (0, 1), model.dropout in [0, 1)")
+    if not 0 < config.data.val_split < 1 or max(config.model.dropout, config.model.query_dropout) >= 1:
+        raise InputError("data.val_split must lie in (0, 1), model.dropout and model.query_dropout in [0, 1)")
     if config.model.moe.top_k > config.model.moe.num_experts:
         raise InputError(f"model.moe.top_k={config.model.moe.top_k}: there are fewer experts")
     if config.seed >= 2**31:

@@ -150,8 +150,8 @@ def make_batches(config: Config, texts: CodeTexts, world: World) -> tuple[Batche
     val_steps = min(validation.steps_per_epoch, trainer.limit_val_batches)
     per_step = data.queries * world.size if len(queries) else 0
     return (
-        Batches(train, queries, per_step, config.seed, steps),
-        Batches(validation, texts.queries(("validation",)), 0, config.seed, val_steps),
+        Batches(train, queries, per_step, config.model.query_dropout, config.seed, steps),
+        Batches(validation, texts.queries(("validation",)), 0, 0.0, config.seed, val_steps),
     )
 
 

@@ -45,11 +45,13 @@ class Batches:
     triplets: Any  # MatrixTriplets or ParquetTriplets over all ranks' rows
     queries: Queries
     queries_per_step: int
+    query_dropout: float
     seed: int
     steps: int  # of an epoch
 
     def batch(self, epoch: int, step: int) -> tuple[TripletBatch, Queries]:
-        queries = self.queries.batch(self.seed, epoch, step, self.queries_per_step)
+        size, dropout = self.queries_per_step, self.query_dropout
+        queries = self.queries.batch(self.seed, epoch, step, size, dropout)
         return self.triplets.batch(epoch, step), queries
 
 

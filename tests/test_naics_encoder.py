@@ -358,6 +358,22 @@ def test_query_batches_are_laps_over_all_texts(data):
     assert not np.array_equal(queries.batch(3, 1, 0, 5).entries, queries.batch(3, 0, 0, 5).entries)
 
 
+def test_query_dropout_thins_each_text_but_for_its_first_token_anew_in_each_step(data):
+    texts = CodeTexts(load_corpus(data), HashedNgrams(997), data / "cache_of_thinned")
+    queries = texts.training_queries(True, True)
+    whole, kept, count = queries.batch(3, 0, 0, 2000).tokens, 0, 0
+    thin = queries.batch(3, 0, 0, 2000, dropout=0.3).tokens
+    for row in range(2000):
+        every, left = whole.take([row]), thin.take([row])
+        assert left.ids[0] == every.ids[0]
+        pairs = [set(zip(each.ids.tolist(), each.counts.tolist(), strict=True)) for each in (left, every)]
+        assert pairs[0] <= pairs[1]
+        kept, count = kept + len(left.ids) - 1, count + len(every.ids) - 1
+    assert kept / count == pytest.approx(0.7, abs=0.01)
+    again, other = (queries.batch(3, 0, step, 2000, 0.3).tokens for step in (0, 1))
+    assert np.array_equal(again.ids, thin.ids) and len(other.ids) != len(thin.ids)
+
+
 def test_arguments_of_train_are_the_published_commands():
     from naics.train import parse_args, settings
 

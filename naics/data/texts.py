@@ -6,7 +6,7 @@ a step leaves its own queries out of the examples: otherwise it would be asked f
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from naics.data.matrix_triplets import philox
 from naics.data.tokenization_cache import Tokenizer, Tokens, build_cache, concatenate
 
 SEEN = ("examples", "train")  # roles that training may read
-QUERY_ORDER = 7  # the stream of the generator
+QUERY_ORDER, QUERY_DROPOUT = 7, 8  # streams of the generator
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,21 @@ class Queries:
     def take(self, rows: np.ndarray) -> "Queries":
         return Queries(self.tokens.take(rows), self.targets[rows], self.refused[rows], self.entries[rows])
 
-    def batch(self, seed: int, epoch: int, step: int, size: int) -> "Queries":
-        """A function of its arguments: lap after lap over all texts, each lap in its own order."""
+    def batch(self, seed: int, epoch: int, step: int, size: int, dropout: float = 0.0) -> "Queries":
+        """A function of its arguments: lap after lap over all texts, each lap in its own order. `dropout` is
+        the share of their tokens that falls out.
+        """
         places = np.arange(size, dtype=np.int64) + step * size
         laps, places = np.divmod(places, max(1, len(self)))
         rows = np.zeros(size, dtype=np.int64)
         for lap in np.unique(laps).tolist():
             order = np.random.Generator(philox(seed, QUERY_ORDER, 0, lap, epoch)).permutation(len(self))
             rows[laps == lap] = order[places[laps == lap]]
-        return self.take(rows)
+        taken = self.take(rows)
+        if not dropout:
+            return taken
+        generator = np.random.Generator(philox(seed, QUERY_DROPOUT, 0, step, epoch))
+        return replace(taken, tokens=taken.tokens.thin(dropout, generator))
 
 
 class CodeTexts:

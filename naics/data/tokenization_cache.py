@@ -52,6 +52,12 @@ class Tokens:
         places = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         return Tokens(self.ids[places], self.counts[places], offsets)
 
+    def thin(self, share: float, generator: np.random.Generator) -> "Tokens":
+        """Each token but a text's first one falls out with this chance."""
+        kept = generator.random(len(self.ids)) >= share
+        kept[self.offsets[:-1][self.lengths > 0]] = True
+        return Tokens(self.ids[kept], self.counts[kept], np.concatenate(([0], np.cumsum(kept)))[self.offsets])
+
 
 def concatenate(parts: Sequence[Tokens]) -> Tokens:
     """The texts of all parts in a row."""

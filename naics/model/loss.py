@@ -50,12 +50,15 @@ def listwise_loss(
 
 
 def stress_loss(distances: Tensor, targets: Tensor) -> Tensor:
-    """Mean of (a * d / D* - 1)^2 over the pairs with a target D* > 0, a being the best scale for them."""
-    distances, counted = _full(distances), targets > 0
-    ratio = distances / targets.to(distances.dtype).masked_fill(~counted, torch.inf)
+    """The square of Kruskal's stress (1964, Psychometrika 29): the sum of (a * d - D*)^2 over that of D*^2.
+
+    It is taken over the pairs with a target D* > 0, a being the best scale for them.
+    """
+    distances = _full(distances).masked_fill(targets <= 0, 0)
+    targets = targets.to(distances.dtype)
     with torch.no_grad():  # at the best scale the loss has no slope in it
-        scale = ratio.sum() / ratio.square().sum()
-    return (scale * ratio - counted.to(ratio.dtype)).square().sum() / counted.sum()
+        scale = (distances * targets).sum() / distances.square().sum()
+    return (scale * distances - targets).square().sum() / targets.square().sum()
 
 
 def query_loss(
