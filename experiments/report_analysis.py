@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -268,7 +269,8 @@ def make_chapters(families: list[list[Setting]], resamples: int) -> list[Chapter
         earlier = sum(chapter.task == task for chapter in chapters)
         name, title = (f"{task}_{earlier + 1}" if earlier else task), TITLES[task]
         if sum(family[0].task == task for family in families) > 1:
-            title += f", {settings[0].shared['model.name']}"
+            row = next(row for setting in settings for row in (*setting.rows, *setting.baselines))
+            title += f", {Path(settings[0].shared['model.name']).name} ({Path(row['folder']).name})"
         chapters.append(Chapter(name, title, settings, predictions, summaries, resamples))
     return chapters
 
