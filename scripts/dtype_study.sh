@@ -39,11 +39,11 @@ model() { # name, data, flags
   "$python" experiments/language_modeling/run.py --data "$out/$2" --out "$out/$1" "${common[@]}" --batch_size 8 \
     --num_layers 4 --hidden_size 64 --num_heads 2 --block_size 64 --eval_windows 100 --eval_steps 30 "${@:3}"
 }
-few=(--config fp32_baseline,amp_bf16,bf16_pure,bf16_kahan,bf16_sr,bf16_master --learning_rate 2e-5,6e-4)
+few=(--config fp32_baseline,amp_bf16,bf16_pure,bf16_kahan,bf16_sr,bf16_master)
 all=(--config all --learning_rate 6e-4)
 for seed in 0 1 2; do # the lost updates first
-  classify minilm eurlex_minilm "$minilm" "${few[@]}" --seed "$seed" --max_steps 40
-  model wikitext lm_wikitext "${few[@]}" --seed "$seed" --max_steps 60
+  classify minilm eurlex_minilm "$minilm" "${few[@]}" --learning_rate 2e-5,6e-4 --seed "$seed" --max_steps 40
+  model wikitext lm_wikitext "${few[@]}" --learning_rate 2e-5,6e-4 --seed "$seed" --max_steps 60
 done
 for seed in 0 1 2; do
   classify minilm eurlex_minilm "$minilm" "${all[@]}" --seed "$seed" --max_steps 40
@@ -51,6 +51,11 @@ for seed in 0 1 2; do
   classify roberta4 eurlex_roberta "$out/roberta4" "${all[@]}" --seed "$seed" --max_steps 80
   model shakespeare lm_shakespeare "${all[@]}" --seed "$seed" --max_steps 60
 done
+for seed in 0 1 2; do # what keeps weights in 16 bits, for long enough to learn something
+  classify minilm_long eurlex_minilm "$minilm" "${few[@]}" --learning_rate 6e-4 --seed "$seed" --max_steps 200 --eval_steps 50
+  model shakespeare_long lm_shakespeare "${few[@]}" --learning_rate 6e-4 --seed "$seed" --max_steps 400 --eval_steps 100
+done
 "$python" experiments/report.py --results "$out"/{minilm,roberta4,wikitext,shakespeare} --out "$out/report"
-echo "report          $out/report/report.md"
-echo "to browse       $out/report/report.html"
+"$python" experiments/report.py --results "$out"/{minilm,shakespeare}_long --out "$out/report_long"
+echo "all formats     $out/report/report.html"
+echo "longer runs     $out/report_long/report.html"
