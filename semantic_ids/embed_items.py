@@ -66,7 +66,7 @@ def parse_args() -> argparse.Namespace:
     add(
         "--compile",
         action="store_true",
-        help="compile the model, a minute or so; on one CPU core then 1.3 times as fast, on several no faster",
+        help="compile the model (a minute or so): on one CPU core 1.3 times as fast, on several no faster",
     )
     args = parser.parse_args()
     if args.dim < 1 or (args.batch_tokens is not None and args.batch_tokens < 1):
