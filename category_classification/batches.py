@@ -4,10 +4,12 @@ Their order is a function of (seed, epoch) alone: a resumed run skips by index, 
 each batch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from category_classification.lspc import Split
@@ -92,3 +94,28 @@ def evaluation_batches(split: Split, world: World, max_tokens: int) -> Iterator[
         fits = int(np.searchsorted(longest * np.arange(1, len(longest) + 1), max_tokens, side="right"))
         yield split.batch(rows[start : start + max(1, fits)])
         start += max(1, fits)
+
+
+def on_device(batches: Iterable[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Any]]:
+    """The batches on `device`; for a GPU each is made by a thread while the one before is computed."""
+    moved = (to_device(batch, device) for batch in batches)
+    if device.type != "cuda":
+        yield from moved
+        return
+    with ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(next, moved, None)
+        while (batch := waiting.result()) is not None:
+            waiting = thread.submit(next, moved, None)
+            yield batch
+
+
+def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    if device.type == "cpu":
+        return batch
+    pin = device.type == "cuda"  # page-locked memory is copied while the CPU goes on
+    return {
+        name: (value.pin_memory() if pin else value).to(device, non_blocking=pin)
+        if torch.is_tensor(value)
+        else value
+        for name, value in batch.items()
+    }

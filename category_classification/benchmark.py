@@ -14,6 +14,9 @@ pages. Rows are drawn with the length distribution of real titles, or titles wit
 tokens), and with ids so distributed that 64 titles touch some 530 of 151,669 embedding rows. A contender
 that pads every row to 256 costs the same whatever the rows are, so it gets fewer of them. Peak memory is the
 process's, during a case.
+
+On CUDA `train_limit` compares our training step with the matrix product measured there, at 256 and 1,024
+descriptions a step.
 """
 
 import argparse
@@ -33,7 +36,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from category_classification.batches import TrainingBatches, evaluation_batches
+from category_classification.batches import TrainingBatches, evaluation_batches, on_device
 from category_classification.benchmark_peers import (
     BATCH,
     NUM_CLASSES,
@@ -42,7 +45,7 @@ from category_classification.benchmark_peers import (
     PaddedOrigin,
 )
 from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
-from category_classification.evaluation import BATCH_TOKENS, to_device
+from category_classification.evaluation import BATCH_TOKENS
 from category_classification.lspc import Split
 from category_classification.row_adamw import RowAdamW
 from category_classification.training_flags import positive
@@ -70,7 +73,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--case", choices=(*CASES, "all"), default="all")
+    parser.add_argument("--case", choices=(*CASES, "train_limit", "all"), default="all")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--rows", type=positive, help="rows a repeat (default: by case)")
@@ -100,8 +103,8 @@ def draw_rows(count: int, kind: str, vocab_size: int, seed: int = 0) -> Split:
 class Ours:
     """The trainer's path: batches in random order, packed; AMP, fused or row-wise AdamW, clipping."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.device = pick_device(args.device)
+    def __init__(self, args: argparse.Namespace, batch: int = BATCH, dtype: str = "auto") -> None:
+        self.device, self.batch, self.dtype = pick_device(args.device), batch, dtype
         config = EncoderConfig(
             vocab_size=args.vocab_size,
             num_layers=args.num_layers,
@@ -115,15 +118,14 @@ class Ours:
         self.optimizer = adamw(self.model.parameters(), lr=2e-4, fused=True)
         if args.embedding_update == "rows":
             self.optimizer.follow(self.model.encoder.embeddings)
-        self.scaler = make_grad_scaler(self.device, True)
+        self.scaler = make_grad_scaler(self.device, True, dtype)
         self.epoch = 0
 
     def train(self, split: Split) -> float:
         self.model.train()
         started = time.perf_counter()
-        for batch in TrainingBatches(split, BATCH, 0, ALONE).epoch(self.epoch):
-            batch = to_device(batch, self.device)
-            with autocast(self.device, True):
+        for batch in on_device(TrainingBatches(split, self.batch, 0, ALONE).epoch(self.epoch), self.device):
+            with autocast(self.device, True, self.dtype):
                 loss = F.cross_entropy(
                     self.model(batch["input_ids"], batch["attention_mask"]).float(), batch["labels"]
                 )
@@ -135,9 +137,8 @@ class Ours:
     def predict(self, split: Split) -> float:
         self.model.eval()
         started = time.perf_counter()
-        for batch in evaluation_batches(split, ALONE, BATCH_TOKENS[self.device.type]):
-            batch = to_device(batch, self.device)
-            with torch.inference_mode(), autocast(self.device, True):
+        for batch in on_device(evaluation_batches(split, ALONE, BATCH_TOKENS[self.device.type]), self.device):
+            with torch.inference_mode(), autocast(self.device, True, self.dtype):
                 self.model(batch["input_ids"], batch["attention_mask"]).argmax(-1).cpu()
         return len(split) / (time.perf_counter() - started)
 
@@ -249,23 +250,58 @@ def print_records(records: list[dict[str, Any]]) -> None:
         print(f"{line}{r['ratio']:8.2f}", flush=True)
 
 
-def print_share_of_ceiling(records: list[dict[str, Any]], args: argparse.Namespace) -> None:
-    """On CUDA: our training FLOP/s over those of a large bfloat16 matrix product on random data."""
-    a, b = torch.randn(2, 8192, 8192, device="cuda", dtype=torch.bfloat16).unbind(0)
-    for _ in range(3):
-        a @ b
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(20):
-        a @ b
-    torch.cuda.synchronize()
-    ceiling = 20 * 2 * 8192**3 / (time.perf_counter() - started)
-    for case in {r["case"]: r for r in records if r["case"].startswith("train")}.values():
-        kind = CASES[case["case"]]
-        lengths = draw_rows(10_000, kind, 1000).lengths.astype(float)
-        block = 2 * lengths * (2 * 384 * 384 + 2 * 384 * 128 + 3 * 384 * 1536) + 4 * lengths**2 * 384
-        flops = 3 * args.num_layers * block.mean() * case["ours"]
-        print(f"{case['case']}: {flops / 1e12:.0f} of {ceiling / 1e12:.0f} TFLOP/s, {flops / ceiling:.0%}")
+def matrix_product(device: torch.device, dtype: torch.dtype, size: int = 8192) -> float:
+    """FLOP a second of a large product of random matrices."""
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype).unbind(0)
+    for repeats in (3, 20):
+        torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        for _ in range(repeats):
+            a @ b
+        torch.cuda.synchronize(device)
+    return 20 * 2 * size**3 / (time.perf_counter() - started)
+
+
+def train_limit(args: argparse.Namespace, dtype: str, batch: int, steps: int = 12) -> dict[str, Any]:
+    """On CUDA: our training FLOP/s on descriptions over those of a matrix product; padding is no work."""
+    ours = Ours(args, batch, dtype)
+    rows = args.rows or steps * batch
+    split = draw_rows(rows, "descriptions", args.vocab_size)
+    for _ in range(2):  # compiles, and picks kernels
+        ours.train(split)
+    torch.cuda.reset_peak_memory_stats(ours.device)
+    speed = statistics.median(ours.train(split) for _ in range(args.repeats))
+    lengths = split.lengths.astype(float)
+    block = 2 * lengths * (2 * 384 * 384 + 2 * 384 * 128 + 3 * 384 * 1536) + 4 * lengths**2 * 384
+    reached = 3 * args.num_layers * block.mean() * speed
+    limit = matrix_product(ours.device, getattr(torch, dtype))
+    memory = torch.cuda.max_memory_allocated(ours.device) / 1e9
+    name = f"train_limit, {dtype}, {batch} rows a step"
+    print(f"{name}: {speed:,.0f} rows/s of {lengths.mean():.0f} tokens, {memory:.1f} GB", flush=True)
+    values = {
+        "ours": round(reached / 1e12, 1),
+        "peer": "matrix_product",
+        "peer_value": round(limit / 1e12, 1),
+    }
+    return {
+        "case": name,
+        "metric": "tflops",
+        **values,
+        "ratio": round(reached / limit, 3),
+        "repeats": args.repeats,
+    }
+
+
+def limits(args: argparse.Namespace) -> list[dict[str, Any]]:
+    if pick_device(args.device).type != "cuda":
+        if args.case == "train_limit":
+            raise InputError("--case train_limit: compares with a GPU's matrix product, and there is none")
+        return []
+    records = []
+    for dtype, batch in (("bfloat16", 256), ("bfloat16", 1024), ("float16", 1024)):
+        records.append(train_limit(args, dtype, batch))
+        print_records(records[-1:])
+    return records
 
 
 def main() -> None:
@@ -273,12 +309,13 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     records = []
     print(f"{'case':20}{'metric':18}{'ours':>10}  {'peer':18}{'value':>10}{'ratio':>8}", flush=True)
-    for case, peer, pairs in measure(list(CASES) if args.case == "all" else [args.case], args):
+    chosen = list(CASES) if args.case == "all" else [case for case in CASES if case == args.case]
+    for case, peer, pairs in measure(chosen, args) if chosen else ():
         found = compare(case, peer, pairs)
         print_records(found)
         records += found
-    if pick_device(args.device).type == "cuda":
-        print_share_of_ceiling(records, args)
+    if args.case in ("all", "train_limit"):
+        records += limits(args)
     if args.json:
         write_json(args.json, records)
 

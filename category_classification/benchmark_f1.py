@@ -23,9 +23,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from category_classification import embedding_classifier
+from category_classification.batches import to_device
 from category_classification.benchmark_peers import MaterialisedTokens, pad_to
 from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
-from category_classification.evaluation import evaluate, to_device
+from category_classification.evaluation import evaluate
 from category_classification.lspc import Split, load_splits, load_tokenizer, open_dataset
 from category_classification.training_flags import positive, positive_float
 from training_utils import (

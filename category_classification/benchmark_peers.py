@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from category_classification import embedding_classifier
+from category_classification.batches import to_device
 from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
-from category_classification.evaluation import to_device
 from category_classification.lspc import Split
 from category_classification.token_layout import PaddedTokens
 from training_utils import autocast, pick_device

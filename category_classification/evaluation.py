@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from category_classification.batches import evaluation_batches
+from category_classification.batches import evaluation_batches, on_device
 from category_classification.embedding_classifier import EmbeddingClassifier, EncoderConfig
 from category_classification.embedding_classifier_v2 import EmbeddingClassifierV2
 from category_classification.embedding_classifier_v3 import EmbeddingClassifierV3
@@ -117,8 +117,7 @@ def evaluate(
     started = time.perf_counter()
     model.eval()
     logits = torch.zeros(len(split), len(split.class_names))
-    for batch in evaluation_batches(split, world, BATCH_TOKENS[device.type]):
-        batch = to_device(batch, device)
+    for batch in on_device(evaluation_batches(split, world, BATCH_TOKENS[device.type]), device):
         with torch.inference_mode(), autocast():
             out = model(batch["input_ids"], batch["attention_mask"])
         logits[batch["rows"].cpu()] = out.float().cpu()
@@ -139,15 +138,3 @@ def score(
     )
     loss = F.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(split.labels)).item()
     return Evaluation(logits, confusion.counts, loss, report, samples_per_second)
-
-
-def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    if device.type == "cpu":
-        return batch
-    pin = device.type == "cuda"  # page-locked memory is copied while the CPU goes on
-    return {
-        name: (value.pin_memory() if pin else value).to(device, non_blocking=pin)
-        if torch.is_tensor(value)
-        else value
-        for name, value in batch.items()
-    }

@@ -296,7 +296,8 @@ def _write_cache(
 ) -> None:
     from tqdm import tqdm
 
-    from category_classification.language_id import identify
+    if not columns["language"]:
+        from category_classification.language_id import identify
 
     num_classes, language_index = len(rows.features["label"].names), {}
     seen = np.zeros(len(tokenizer), dtype=bool)

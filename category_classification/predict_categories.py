@@ -44,8 +44,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from category_classification.batches import evaluation_batches
-from category_classification.evaluation import BATCH_TOKENS, Classifier, load_classifier, to_device
+from category_classification.batches import evaluation_batches, on_device
+from category_classification.evaluation import BATCH_TOKENS, Classifier, load_classifier
 from category_classification.language_id import identify
 from category_classification.lspc import Split, tokenize
 from category_classification.metrics import add_language_bias
@@ -245,8 +245,7 @@ class Predictor:
         classifier = self.classifier
         split = self._as_split(texts)
         logits = torch.zeros(len(texts), len(classifier.class_names))
-        for batch in evaluation_batches(split, ALONE, self.batch_tokens):
-            batch = to_device(batch, self.device)
+        for batch in on_device(evaluation_batches(split, ALONE, self.batch_tokens), self.device):
             with torch.inference_mode(), autocast(self.device, self.amp, self.amp_dtype):
                 out = classifier.model(batch["input_ids"], batch["attention_mask"])
             logits[batch["rows"].cpu()] = out.float().cpu()

@@ -8,6 +8,7 @@ Letters: B texts, T tokens of the longest, N real tokens in all, H query heads, 
 width.
 """
 
+import inspect
 import math
 from collections.abc import Iterator
 
@@ -20,6 +21,8 @@ try:
 except ImportError:  # an older or a CPU-only build
     varlen_attn = None
 
+# PyTorch 2.11's kernel wants a key-value head a query head; later ones share them.
+SHARES_HEADS = varlen_attn is not None and "enable_gqa" in inspect.signature(varlen_attn).parameters
 LONGEST_FP32_ATTENTION = 64  # tokens: up to here a CPU's bfloat16 SDPA is 3-4x slower backward than float32
 GROUP_ROWS = 16
 SIZE_STEP = 64  # a CPU's matrix product is compiled for each new number of tokens: let there be few
@@ -141,10 +144,12 @@ class PackedTokens:
         if self.groups:
             found = [group.attend(q, k, v) for group in self.groups]
             return torch.cat((*found, v.new_zeros(self.spare, *q.shape[1:])))
-        q, k = q.to(v.dtype), k.to(v.dtype)
-        return varlen_attn(
-            q, k, v, self.boundaries, self.boundaries, self.longest, self.longest, enable_gqa=True
-        )
+        q, k, options = q.to(v.dtype), k.to(v.dtype), {"enable_gqa": True}
+        if not SHARES_HEADS:
+            groups, options = q.shape[1] // k.shape[1], {}
+            k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
+        places = self.boundaries, self.boundaries, self.longest, self.longest
+        return varlen_attn(q, k, v, *places, **options)
 
     def mean(self, x: Tensor) -> Tensor:
         x = at_least_fp32(x[: self.real])

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from category_classification.batches import TrainingBatches
-from category_classification.evaluation import Evaluation, evaluate, score, to_device
+from category_classification.batches import TrainingBatches, on_device
+from category_classification.evaluation import Evaluation, evaluate, score
 from category_classification.lspc import Split
 from category_classification.metrics import add_language_bias, fit_language_bias, fit_temperature
 from category_classification.row_adamw import RowAdamW
@@ -204,7 +204,7 @@ def train_one_epoch(run: Run, compute_loss: ComputeLoss) -> None:
     """The rest of the current epoch. Saves, logs and stops by the flags; a non-finite loss never steps."""
     args, progress = run.args, run.progress
     run.wrapped.train()
-    batches = run.loader.epoch(progress["epoch"], start=progress["batch"])
+    batches = on_device(run.loader.epoch(progress["epoch"], start=progress["batch"]), run.device)
     bar = tqdm(total=len(run.loader), initial=progress["batch"], unit=" batches", disable=run.bar_off)
     bar.set_description(f"epoch {progress['epoch'] + 1}")
     interval = Interval(run)
@@ -245,7 +245,7 @@ def _backward(run: Run, group: list[dict], compute_loss: ComputeLoss) -> tuple[f
         between = run.world.size > 1 and number < len(group)  # ranks exchange gradients once a step
         with run.wrapped.no_sync() if between else nullcontext():
             with run.autocast():
-                loss, batch_parts = compute_loss(run.wrapped, to_device(batch, run.device), run.args)
+                loss, batch_parts = compute_loss(run.wrapped, batch, run.args)
             share = batch["weight"] / rows
             run.scaler.scale(loss * (share * run.world.size)).backward()  # DDP takes the mean over ranks
         total += loss.detach() * share

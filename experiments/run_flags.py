@@ -49,7 +49,11 @@ def add_run_args(parser: argparse.ArgumentParser, defaults: dict[str, Any]) -> N
     add("--resume", default="auto", help="auto: where a stopped run was; none: anew; or a checkpoint-*.pt")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add("--threads", type=not_negative, default=0, help="CPU threads (0 = PyTorch's choice)")
-    add("--compile", action="store_true", help="compile the body, where the configuration allows it")
+    add(
+        "--compile",
+        action="store_true",
+        help="compile the layers and a 32-bit loss, where the configuration allows it",
+    )
     add("--emulate", action="store_true", help="run formats that this device lacks, for quality only")
     add("--wandb", action="store_true", help="mirror the records to Weights & Biases")
 

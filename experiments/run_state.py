@@ -61,6 +61,7 @@ class Run:
             parameter_groups(self.model, args.weight_decay), args.learning_rate, task.betas
         )
         self.scaler = self.precision.make_scaler()
+        self.loss = self.precision.loss
         self.clock, self.rule, self.stop = StepClock(device), DivergenceRule(), StopSignal()
         self.forward: nn.Module = Forward(self.model, self.precision)
         self.log: RunLog | None = None
@@ -125,6 +126,17 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
+def compile_run(run: Run) -> None:
+    """Layer by layer, as all layers of a list are one graph, which is compiled once. And a loss in 32 bits:
+    logits of 50,304 tokens are then never written in 32 bits. One in 16 bits would gain precision by it.
+    """
+    for layers in [module for module in run.model.body.modules() if isinstance(module, nn.ModuleList)]:
+        for layer in layers:
+            layer.compile()
+    if run.config.loss == "float32":
+        run.loss = torch.compile(run.precision.loss)
+
+
 def weights_sha256(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for p in model.parameters():
@@ -177,6 +189,6 @@ def prepare(run: Run) -> None:
     run.log = RunLog(folder, settings | {"config": run.config.name}, args.wandb, run.world.is_main)
     run.log.rewind(run.progress["step"], run.epoch + 1)
     if args.compile and run.config.compile:
-        run.model.body.compile()
+        compile_run(run)
     if run.world.size > 1:
         run.forward = run.world.wrap(run.forward)

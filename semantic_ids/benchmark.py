@@ -16,7 +16,8 @@ unique_1m       share of unique IDs among 1,000,000, beside numpy.unique(axis=0)
 Each contender lives in a process of its own and is called in turn; a figure is the median of the repeats
 after one warm-up. Peak memory is the process's. Where contenders compute the same thing, a third record says
 how well they agree: lowest cosine, inertia, share. On CUDA two more cases compare with the matrix product
-measured there: `rqvae_limit` and `embed_limit`.
+measured there: `rqvae_limit` (and what a published run takes at that speed) and `embed_limit` (a random model
+of Qwen3-Embedding-0.6B's shape), each with and without compiling.
 """
 
 import argparse
@@ -34,6 +35,7 @@ import torch
 from torch import nn
 
 from semantic_ids import benchmark_peers as contenders
+from semantic_ids.embed_items import compile_model
 from training_utils import InputError, pick_device, run_script, write_json
 
 VECTOR_QUANTIZE = {"vector_quantize_pytorch": contenders.PeerStep}
@@ -88,7 +90,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--case", choices=(*CASES, "all"), default="all")
+    parser.add_argument("--case", choices=(*CASES, *LIMITS, "all"), default="all")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--repeats", type=positive, default=5)
     parser.add_argument("--rows", type=positive, help="items, texts or IDs a repeat (default: by case)")
@@ -258,11 +260,11 @@ def embed_limit(
     """A random model of Qwen3-Embedding-0.6B's shape on texts of like lengths; padding counts as no work."""
     from transformers import Qwen3Config, Qwen3Model
 
-    config = Qwen3Config(**QWEN3_SIZES | sizes)
+    config = Qwen3Config(**QWEN3_SIZES | sizes, use_cache=False)
     with torch.device(device):
         model = Qwen3Model(config).to(torch.bfloat16).eval()
     if compiled:
-        model.compile(dynamic=True)
+        compile_model(model)
     rng = np.random.default_rng(0)
     lengths = rng.lognormal(np.log(235), 0.6, args.rows).round().clip(8, config.max_position_embeddings)
     lists = [rng.integers(config.vocab_size, size=int(length)) for length in lengths]
@@ -278,25 +280,40 @@ def embed_limit(
     return record(name, "tflops", [flops / 1e12], "matrix_product", [limit / 1e12], [flops / limit])
 
 
+LIMITS = {
+    "rqvae_limit": (rqvae_limit, 32_768, torch.float16),
+    "embed_limit": (embed_limit, 4096, torch.bfloat16),
+}
+
+
+def limits(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The cases that need a GPU, where there is one."""
+    device, records = pick_device(args.device), []
+    if device.type != "cuda":
+        if args.case in LIMITS:
+            raise InputError(f"--case {args.case}: compares with a GPU's matrix product, and there is none")
+        return records
+    for case in [case for case in LIMITS if args.case in (case, "all")]:
+        limit_of, rows, dtype = LIMITS[case]
+        sized = argparse.Namespace(**vars(args) | {"rows": args.rows or rows})
+        limit = matrix_product(device, dtype)
+        for compiled in (False, True):
+            records.append(limit_of(sized, device, limit, compiled))
+            print_table(records[-1:])
+    return records
+
+
 def main() -> None:
     args = parse_args()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    chosen, records = CASES if args.case == "all" else [args.case], []
+    chosen, records = [case for case in CASES if args.case in (case, "all")], []
     if any(case.startswith("embed") for case in chosen):
         args.model = args.model or packaged_model()
     for case in chosen:
         found = compare(case, measure(case, args))
         print_table(found)
         records += found
-    device = pick_device(args.device)
-    if device.type == "cuda" and args.case == "all":
-        for compiled in (False, True):
-            for limit_of, rows, dtype in (
-                (rqvae_limit, 32_768, torch.float16), (embed_limit, 8192, torch.bfloat16),
-            ):  # fmt: skip
-                sized = argparse.Namespace(**vars(args) | {"rows": args.rows or rows})
-                records.append(limit_of(sized, device, matrix_product(device, dtype), compiled))
-                print_table(records[-1:])
+    records += limits(args)
     if args.json:
         write_json(args.json, records)
 

@@ -66,7 +66,7 @@ def parse_args() -> argparse.Namespace:
     add(
         "--compile",
         action="store_true",
-        help="compile the model (a minute or so): on one CPU core 1.3 times as fast, on several no faster",
+        help="compile the model: 2.4 times as fast on a GPU, 1.3 times on one CPU core, on several no faster",
     )
     args = parser.parse_args()
     if args.dim < 1 or (args.batch_tokens is not None and args.batch_tokens < 1):
@@ -161,6 +161,7 @@ def load_model(args: argparse.Namespace, device: torch.device) -> nn.Module:
         )
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"--model {args.model}: {where} ({reason})") from None
+    model.config.use_cache = False  # keys and values are for generating text
     width = model.config.hidden_size
     if args.dim > width:
         raise InputError(f"--dim {args.dim}: {args.model} gives {width} numbers; name {width} or fewer")
@@ -168,8 +169,14 @@ def load_model(args: argparse.Namespace, device: torch.device) -> nn.Module:
 
 
 def compile_model(model: nn.Module) -> None:
-    """On a CPU with the weights as constants, laid out for the matrix products: a second copy of them."""
-    model.compile(dynamic=True, options={"freezing": model.device.type == "cpu"})
+    """On a CPU with the weights as constants, laid out for the matrix products: a second copy of them.
+    Elsewhere layer by layer, as all layers are one graph, which is compiled once."""
+    if model.device.type == "cpu":
+        model.compile(dynamic=True, options={"freezing": True})
+        return
+    for layers in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
+        for layer in layers:
+            layer.compile(dynamic=True)
 
 
 def model_key(args: argparse.Namespace, model: nn.Module, tokens: dict[str, np.ndarray]) -> str:
@@ -201,9 +208,16 @@ def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
 @torch.inference_mode()
 def embed(model: nn.Module, ids: Tensor, mask: Tensor, args: argparse.Namespace) -> np.ndarray:
-    hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    hidden = model(input_ids=ids, attention_mask=None if is_causal(model) else mask).last_hidden_state
     vectors = F.normalize(pool(hidden, mask, args.pooling)[:, : args.dim], dim=1)
     return vectors.cpu().numpy()
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether no token looks at later ones. Padding is on the right, so such a model needs no mask for it,
+    and has the faster attention without."""
+    found = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
+    return bool(found) and all(found)
 
 
 def batches(lengths: np.ndarray, rows: np.ndarray, budget: int) -> list[np.ndarray]:

@@ -103,7 +103,7 @@ class VectorQuantizer(nn.Module):
         return q, codes, codebook_loss, commitment_loss
 
     def observe(self, x: Tensor, codes: Tensor) -> None:
-        self.step_hits += torch.bincount(codes, minlength=len(self.hits))
+        self.step_hits.index_add_(0, codes, torch.ones_like(codes))  # bincount would wait for a GPU
 
     @torch.no_grad()
     def update(self, world: World = ALONE) -> None:

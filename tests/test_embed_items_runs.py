@@ -146,6 +146,15 @@ def test_embeddings_equal_one_text_at_a_time(items, texts, qwen, bert, tmp_path,
     assert table.column_names == ["parent_asin", "item_context", "title", "embedding"]
 
 
+def test_only_a_model_that_looks_back_goes_without_a_mask(qwen, bert):
+    from transformers import AutoModel
+
+    assert [embed_items.is_causal(AutoModel.from_pretrained(folder)) for folder in (qwen, bert)] == [
+        True,
+        False,
+    ]
+
+
 def test_only_new_texts_are_embedded_again(items, texts, qwen, tmp_path):
     assert tokenize(items, qwen).returncode == 0
     assert embed(items, qwen, tmp_path / "out.parquet", "--dim", 16).returncode == 0

@@ -11,7 +11,7 @@ import torch
 from conftest import make_dataset
 
 from category_classification import lspc
-from category_classification.batches import TrainingBatches, evaluation_batches
+from category_classification.batches import TrainingBatches, evaluation_batches, on_device
 from category_classification.lspc import Split, load_tokenizer
 from training_utils import InputError, World
 
@@ -246,3 +246,26 @@ def test_batch_has_the_shapes_it_says(splits):
     assert batch["input_ids"].shape == batch["attention_mask"].shape
     assert batch["input_ids"].dtype is torch.int64 and batch["attention_mask"].dtype is torch.bool
     assert batch["labels"].shape == batch["languages"].shape == (3,)
+
+
+def test_batches_for_a_gpu_are_made_one_ahead(monkeypatch):
+    """In order, one more than was asked for, and an error of the maker reaches the loop."""
+    monkeypatch.setattr("category_classification.batches.to_device", lambda batch, device: batch)
+    made = []
+
+    def make(count, fails=False):
+        for number in range(count):
+            made.append(number)
+            yield {"number": number}
+        if fails:
+            raise ValueError("damaged")
+
+    gpu = torch.device("cuda")
+    assert [batch["number"] for batch in on_device(make(5), gpu)] == list(range(5))
+    made.clear()
+    for batch in on_device(make(100), gpu):
+        if batch["number"] == 3:
+            break
+    assert len(made) <= 6
+    with pytest.raises(ValueError, match="damaged"):
+        list(on_device(make(2, fails=True), gpu))

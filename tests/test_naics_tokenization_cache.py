@@ -1,5 +1,8 @@
 """Tokens of naics/: hashed n-grams, subwords, joined texts, and the cache file: stale, damaged, mapped."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -102,7 +105,22 @@ def test_a_second_start_reads_the_file(tmp_path, monkeypatch):
     assert rows(first) == rows(second)
     assert isinstance(second.ids.base, np.memmap) or isinstance(second.ids, np.memmap)
     assert (tmp_path / "titles.safetensors").stat().st_mtime_ns == stamp
-    assert [path.name for path in tmp_path.iterdir()] == ["titles.safetensors"]
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"titles.safetensors", ".titles.safetensors.lock"}
+
+
+def test_runs_that_start_together_write_the_file_once(tmp_path):
+    class Slow(HashedNgrams):
+        def encode(self, texts):
+            time.sleep(0.2)
+            encoded.append(len(texts))
+            return super().encode(texts)
+
+    encoded: list[int] = []
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: build_cache(tmp_path, "codes", TEXTS, Slow(509)), range(4)))
+    assert encoded == [len(TEXTS)]
+    assert all(rows(tokens) == rows(encode(TEXTS, HashedNgrams(509))) for tokens in found)
 
 
 @pytest.mark.parametrize("change", ["text", "order", "buckets", "length"])

@@ -11,7 +11,8 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -187,11 +188,26 @@ def build_cache(folder: Path, name: str, texts: Sequence[str], tokenizer: Tokeni
     if path.exists() and (tokens := read_cache(path, key)) is not None:
         return tokens
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        file.write(pack(encode(texts, tokenizer), key))
+    with alone(path):
+        if not path.exists() or read_cache(path, key) is None:
+            with replacing(path) as file:
+                file.write(pack(encode(texts, tokenizer), key))
     tokens = read_cache(path, key)
     assert tokens is not None
     return tokens
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Runs that start together must not write one file at once: the second waits, and finds it there."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    with open(path.with_name(f".{path.name}.lock"), "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer) -> Tokens:

@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from naics.data.tokenization_cache import Tokens
 from training_utils import InputError
 
+# Of texts that are read at once: their padded tokens, and how much longer the longest may be than the
+# shortest. A GPU would rather pad than be called again.
+PADDED_TOKENS = {"cpu": 8192, "cuda": 65_536}
+LONGEST_TO_SHORTEST = {"cpu": 1.25, "cuda": 4.0}
 QUERY_OR_VALUE = re.compile(r"(^|[._])(q|v|query|value|q_proj|v_proj|q_lin|v_lin)$")
 
 
@@ -125,7 +129,9 @@ class TransformerBackbone(nn.Module):
         self.use_adapter(channel)
         device = next(self.body.parameters()).device
         order = np.argsort(tokens.lengths, kind="stable")
-        parts = [self.pool(tokens.take(rows), device) for rows in groups(tokens.lengths[order], order)]
+        kind = device.type if device.type in PADDED_TOKENS else "cpu"
+        found = groups(tokens.lengths[order], order, PADDED_TOKENS[kind], LONGEST_TO_SHORTEST[kind])
+        parts = [self.pool(tokens.take(rows), device) for rows in found]
         features = torch.cat(parts)[torch.from_numpy(np.argsort(order)).to(device)]
         return nn.functional.normalize(features, dim=-1)
 
@@ -177,14 +183,14 @@ def lora_targets(body: nn.Module) -> list[str]:
     return found
 
 
-def groups(lengths: np.ndarray, rows: np.ndarray, budget: int = 8192) -> list[np.ndarray]:
+def groups(lengths: np.ndarray, rows: np.ndarray, budget: int, ratio: float = 1.25) -> list[np.ndarray]:
     """Rows sorted by length, cut so that padding stays small and a group has `budget` tokens with it."""
     found, start = [], 0
     for end in range(1, len(rows) + 1):
         if (
             end == len(rows)
             or lengths[end] * (end + 1 - start) > max(budget, lengths[end])
-            or (lengths[end] > 1.25 * lengths[start] + 8)
+            or (lengths[end] > ratio * lengths[start] + 8)
         ):
             found.append(rows[start:end])
             start = end
