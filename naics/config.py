@@ -109,6 +109,7 @@ class CurriculumConfig:
     positive_levels: list[int]
     positive_distance_max: float | None
     learning_rate_scale: float
+    stress_weight: float
     max_fallback: float
     buckets: dict[int, float]
 
@@ -136,7 +137,8 @@ AT_LEAST = {
     "training.trainer.limit_val_batches training.trainer.log_every_n_steps",
     0: "seed data.queries model.dropout model.query_dropout model.moe.load_balancing_coef "
     "loss.triplet_weight loss.query_weight loss.redirect_weight loss.stress_weight loss.listwise_weight "
-    "curriculum.max_fallback training.weight_decay training.warmup_steps training.keep_last "
+    "curriculum.stress_weight curriculum.max_fallback training.weight_decay training.warmup_steps "
+    "training.keep_last "
     "training.save_every_steps training.trainer.limit_train_batches training.trainer.gradient_clip_val "
     "training.trainer.patience",
     1e-12: "model.learning_rate_scale curriculum.learning_rate_scale loss.curvature loss.max_radius "
