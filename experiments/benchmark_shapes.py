@@ -30,6 +30,7 @@ from experiments.dtype_configs import CONFIGS, DtypeConfig, get_config
 from experiments.language_modeling.data import Text
 from experiments.language_modeling.model import GPT, GPTConfig, cross_entropy
 from experiments.precision import TORCH_DTYPES, unsupported
+from experiments.run_flags import positive
 from experiments.run_record import OUT_OF_MEMORY
 from experiments.run_state import Run, compile_run
 from experiments.task import EpochOrder, Task
@@ -59,12 +60,6 @@ def parse_args() -> argparse.Namespace:
     if args.hidden_size % 64:
         raise InputError(f"--hidden_size {args.hidden_size}: name a multiple of 64")
     return args
-
-
-def positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
 
 
 # ---------------------------------------------------------------- the two tasks

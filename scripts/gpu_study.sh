@@ -21,8 +21,14 @@ tests() {
   "$PYTHON" -m pytest -m gpu -n "${WORKERS:-8}"
 }
 
+finish() { # waits for the processes of these numbers; one that failed fails the part
+  for each in "$@"; do
+    wait "$each"
+  done
+}
+
 limits() {
-  "$PYTHON" category_classification/benchmark.py --case train_limit --json "$out/train_limit.json"
+  "$PYTHON" category_classification/benchmark.py --case train_limit --embedding_update dense --json "$out/train_limit.json"
   "$PYTHON" semantic_ids/benchmark.py --case rqvae_limit --json "$out/rqvae_limit.json"
   "$PYTHON" semantic_ids/benchmark.py --case embed_limit --json "$out/embed_limit.json"
 }
@@ -35,22 +41,27 @@ shapes() {
 formats() { # a process a seed
   [ -d "$out/eurlex" ] || "$PYTHON" experiments/classification/prepare_data.py --input "$real/eurlex/eurlex_recent_en.jsonl" \
     --label_file "$real/eurlex/eurlex_recent_labels_en.json" --tokenizer "$MINILM" --allow_partial --out "$out/eurlex"
+  started=()
   for seed in 0 1 2; do
     "$PYTHON" experiments/classification/run.py --data "$out/eurlex" --encoder "$MINILM" --out "$out/formats" --seed "$seed" \
       --config fp32_baseline,fp32_tf32_matmul,amp_fp16,amp_bf16,bf16_pure,bf16_kahan,bf16_sr,bf16_master,fp8_tensorwise \
       --learning_rate 2e-4 --max_steps 400 --batch_size 16 --gradient_accumulation_steps 1 --max_length 256 \
       --head_bias_init prior --eval_steps 100 --save_every_steps 0 --threads 1 &
+    started+=($!)
   done
-  wait
+  finish "${started[@]}"
   "$PYTHON" experiments/report.py --results "$out/formats" --out "$out/report"
 }
 
 taxonomy() { # a process a run
   export OMP_NUM_THREADS=1
+  bash scripts/naics_real.sh "$out/naics" data # once, before they all want it
+  started=()
   for run in {seed,narrow,minilm}-{1,2,3}; do
     bash scripts/naics_real.sh "$out/naics" "$run" > "$out/naics-$run.log" 2>&1 &
+    started+=($!)
   done
-  wait
+  finish "${started[@]}"
   tail -n 20 "$out/naics-minilm-3.log"
 }
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The published result on the official 2022 workbooks: the n-gram space over three seeds, and one in 16 dimensions.
 #   REAL_DATA_DIR=... bash scripts/naics_real.sh [OUT [RUN ...]]     (twenty minutes a run on one core; run again to go on)
-# A RUN is seed-N, narrow-N (16 dimensions) or minilm-N (all-MiniLM-L6-v2 with LoRA, for a GPU), N being the seed.
+# A RUN is seed-N, narrow-N (16 dimensions) or minilm-N (all-MiniLM-L6-v2 with LoRA, for a GPU), N being the seed;
+# `data` only prepares.
 # REAL_DATA_DIR holds naics/2022/*.xlsx; without it they are downloaded. MINILM is a folder of that model, if it is not
 # the package's, and PYTHON another interpreter than .venv's. Ends in a table of the sealed test split.
 set -euo pipefail
@@ -23,6 +24,7 @@ if [ ! -f "$data/naics_distances.parquet" ]; then
 fi
 
 for run in "${runs[@]}"; do
+  [ "$run" = data ] && continue
   steps=250 flags=(model=ngram)
   case "${run%-*}" in
     narrow) flags+=(model.dim=16 loss.stress_weight=2000) ;;
