@@ -6,11 +6,11 @@ many rows share join nothing; the held-out rows that share one with a row on ano
 the splits. Either way no key occurs on two sides.
 
 Groups and sides depend on the rows and the seed alone: not on the order of the rows, the number of workers
-or the size of a batch. The time is linear in the rows but for sorting; the keys are taken in slices of the
-key space, so that 40 bytes a row and 350 MB are enough.
+or the size of a batch. The time is linear in the rows but for sorting; the keys are sorted in slices of the
+key space, on disk (13 bytes a key), so that 40 bytes a row and 350 MB of memory are enough.
 """
 
-from collections.abc import Iterator
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from category_classification.row_keys import mix
 
 TRAIN, VALIDATION, TEST, LEFT_OUT = 0, 1, 2, 3
 KEYS_PER_SLICE = 2**22
+ENTRY = np.dtype([("key", "<u8"), ("row", "<i4"), ("first", "?")])  # and whether it is its row's first key
 # All related rows stay together, unless that chains a large part of them; then only keys of few rows join.
 MAX_SHARED = (None, 16, 1)
 LARGE_GROUP_ROWS, LARGE_GROUP_SHARE = 100, 0.1
@@ -48,17 +49,20 @@ def draw_split(
     out the most rows.
     """
     best = None
-    for max_shared in MAX_SHARED:
-        split = _try_split(key_files, labels, names, val_size, test_size, seed, max_shared)
-        if best is None or split.held_out_rows > best.held_out_rows:
-            best = split
-        if split.notes["largest_group_rows"] <= max(LARGE_GROUP_ROWS, LARGE_GROUP_SHARE * len(labels)):
-            break
+    with tempfile.TemporaryDirectory(prefix="runs-", dir=key_files[0].parent) as folder:
+        runs = sort_keys(key_files, Path(folder))
+        for max_shared in MAX_SHARED:
+            split = _try_split(key_files, runs, labels, names, val_size, test_size, seed, max_shared)
+            if best is None or split.held_out_rows > best.held_out_rows:
+                best = split
+            if split.notes["largest_group_rows"] <= max(LARGE_GROUP_ROWS, LARGE_GROUP_SHARE * len(labels)):
+                break
     return best
 
 
 def _try_split(
     key_files: list[Path],
+    runs: list[Path],
     labels: np.ndarray,
     names: list[str],
     val_size: float,
@@ -67,7 +71,7 @@ def _try_split(
     max_shared: int | None,
 ) -> Split:
     rows = len(labels)
-    root = group_rows(key_files, rows, max_shared)
+    root = group_rows(runs, rows, max_shared)
     is_first = root == np.arange(rows, dtype=np.int32)
     group = (np.cumsum(is_first, dtype=np.int32) - 1)[root]
     sizes = np.bincount(group)
@@ -93,7 +97,7 @@ def _try_split(
                 "add rows, leave the class out with --classes FILE, or use --full_only"
             )
     sides = draw_sides(lowest, sizes, group_class, val_size, test_size, seed)[group]
-    leave_out_crossing(key_files, sides)
+    leave_out_crossing(runs, sides)
     notes = {
         "groups": len(sizes),
         "largest_group_rows": int(sizes.max()),
@@ -107,57 +111,74 @@ def _try_split(
 # ---------------------------------------------------------------- groups
 
 
-def group_rows(key_files: list[Path], rows: int, max_shared: int | None = None) -> np.ndarray:
-    """Each row's group, named by its first row (int32); `key_files` hold (rows, keys) uint64, in order.
+def sort_keys(key_files: list[Path], folder: Path) -> list[Path]:
+    """The rows that share a key, as `group_rows` and `leave_out_crossing` take them: a file in `folder` for
+    each slice of the key space. `key_files` hold (rows, keys) uint64, in order, and are read once.
+    """
+    slices = max(1, -(-sum(np.load(path, mmap_mode="r").size for path in key_files) // KEYS_PER_SLICE))
+    runs, offset = [folder / f"{part}.runs" for part in range(slices)], 0
+    for path in key_files:
+        keys = np.load(path)
+        entries = np.empty(keys.shape, ENTRY)
+        entries["key"] = keys
+        entries["row"] = np.arange(offset, offset + len(keys))[:, None]
+        entries["first"] = np.arange(keys.shape[1]) == 0
+        offset += len(keys)
+        part = (keys.ravel() % np.uint64(slices)).astype(np.int16)  # few bits are sorted in linear time
+        entries = entries.ravel()[np.argsort(part, kind="stable")]
+        ends = np.cumsum(np.bincount(part, minlength=slices))[:-1]
+        for run, share in zip(runs, np.split(entries, ends), strict=True):
+            with run.open("ab") as file:  # one open at a time, for a large table has many
+                file.write(share.tobytes())
+    for run in runs:
+        entries = np.fromfile(run, ENTRY)
+        entries = entries[np.argsort(entries["key"], kind="stable")]
+        again = (entries["key"][1:] == entries["key"][:-1]) & (entries["row"][1:] == entries["row"][:-1])
+        entries = entries[np.concatenate([[True], ~again])[: len(entries)]]  # a key counts once in a row
+        lengths = np.diff(_starts(entries), append=len(entries))
+        run.write_bytes(entries[np.repeat(lengths > 1, lengths)].tobytes())
+    return runs
 
-    With `max_shared`, a key that occurs more often joins nothing, unless it is the first key of some row.
+
+def _starts(entries: np.ndarray) -> np.ndarray:
+    """Where the runs of equal keys start."""
+    keys = entries["key"]
+    return np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)])
+
+
+def group_rows(runs: list[Path], rows: int, max_shared: int | None = None) -> np.ndarray:
+    """Each row's group, named by its first row (int32).
+
+    With `max_shared`, a key that more rows share joins nothing, unless it is the first key of one of them.
     """
     root = np.arange(rows, dtype=np.int32)
-    for owners, is_first, starts in _runs_of_equal_keys(key_files):
-        lengths = np.diff(starts, append=len(owners))
-        if max_shared is not None:
-            joins = (lengths <= max_shared) | np.logical_or.reduceat(is_first, starts)
-            owners, starts, lengths = owners[np.repeat(joins, lengths)], starts[joins], lengths[joins]
+    for path in runs:
+        entries = np.fromfile(path, ENTRY)
+        starts = _starts(entries)
+        lengths = np.diff(starts, append=len(entries))
+        if max_shared is not None and len(entries):
+            joins = (lengths <= max_shared) | np.logical_or.reduceat(entries["first"], starts)
+            entries, lengths = entries[np.repeat(joins, lengths)], lengths[joins]
             starts = np.cumsum(lengths) - lengths
-        _unite(root, np.repeat(owners[starts], lengths), owners)
+        row = entries["row"]
+        _unite(root, np.repeat(row[starts], lengths), row)  # the lowest of a run comes first
     return root
 
 
-def leave_out_crossing(key_files: list[Path], sides: np.ndarray) -> None:
+def leave_out_crossing(runs: list[Path], sides: np.ndarray) -> None:
     """Set to LEFT_OUT the held-out rows that share a key with a row of an earlier side, train being first.
 
     Afterwards no key occurs on two sides. Without `max_shared` no row is left out.
     """
     before = sides.copy()
-    for owners, _, starts in _runs_of_equal_keys(key_files):
-        of_run = before[owners]
-        earliest = np.minimum.reduceat(of_run, starts)
-        crossing = of_run > np.repeat(earliest, np.diff(starts, append=len(owners)))
-        sides[owners[crossing]] = LEFT_OUT
-
-
-def _runs_of_equal_keys(key_files: list[Path]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For each slice of the key space the rows in the order of their keys, and where the runs of a key start.
-
-    Between the two: whether the key is its row's first. Within a run the lowest row comes first.
-    """
-    slices = -(-sum(np.load(path, mmap_mode="r").size for path in key_files) // KEYS_PER_SLICE)
-    for part in range(slices):
-        keys, owners, is_first, offset = [], [], [], 0
-        for path in key_files:  # one open at a time, for a large table has thousands of them
-            file = np.load(path)
-            row, column = np.nonzero(file % np.uint64(slices) == part)
-            keys.append(file[row, column])
-            owners.append((row + offset).astype(np.int32))
-            is_first.append(column == 0)
-            offset += len(file)
-        sorted_keys = np.concatenate(keys)
-        if not len(sorted_keys):
+    for path in runs:
+        entries = np.fromfile(path, ENTRY)
+        if not len(entries):
             continue
-        order = np.argsort(sorted_keys, kind="stable")
-        sorted_keys = sorted_keys[order]
-        starts = np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]]))
-        yield np.concatenate(owners)[order], np.concatenate(is_first)[order], starts
+        starts, of_run = _starts(entries), before[entries["row"]]
+        earliest = np.minimum.reduceat(of_run, starts)
+        crossing = of_run > np.repeat(earliest, np.diff(starts, append=len(entries)))
+        sides[entries["row"][crossing]] = LEFT_OUT
 
 
 def _unite(root: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:

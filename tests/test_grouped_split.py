@@ -17,6 +17,7 @@ from category_classification.grouped_split import (
     draw_sides,
     group_rows,
     leave_out_crossing,
+    sort_keys,
 )
 from category_classification.row_keys import fold, near_duplicate_keys, text_keys
 
@@ -129,7 +130,7 @@ def test_group_rows_are_the_connected_components(tmp_path, monkeypatch, keys_per
                 low, high = sorted((find(left), find(right)))
                 parent[high] = low
     expected = [find(row) for row in range(200)]
-    assert group_rows(files, 200).tolist() == expected
+    assert group_rows(sort_keys(files, tmp_path), 200).tolist() == expected
     assert 1 < len(set(expected)) < 200
 
 
@@ -139,24 +140,34 @@ def test_common_keys_join_nothing_and_their_rows_are_left_out(tmp_path) -> None:
     keys = np.stack([rows // np.uint64(2) + np.uint64(1000), rows + np.uint64(5000)], axis=1)
     keys[::3, 1] = 7
     np.save(tmp_path / "keys.npy", keys)
-    files = [tmp_path / "keys.npy"]
-    assert np.bincount(group_rows(files, 300)).max() == 200
-    limited = group_rows(files, 300, max_shared=16)
+    runs = sort_keys([tmp_path / "keys.npy"], tmp_path)
+    assert np.bincount(group_rows(runs, 300)).max() == 200
+    limited = group_rows(runs, 300, max_shared=16)
     np.testing.assert_array_equal(limited, np.arange(300) // 2 * 2)
-    assert np.bincount(group_rows(files, 300, max_shared=100)).max() == 200
+    assert np.bincount(group_rows(runs, 300, max_shared=100)).max() == 200
 
     sides = np.repeat(np.random.default_rng(0).integers(0, 3, size=150), 2).astype(np.int8)
     before = sides.copy()
-    leave_out_crossing(files, sides)
+    leave_out_crossing(runs, sides)
     common = np.arange(300) % 3 == 0
     np.testing.assert_array_equal(sides == LEFT_OUT, common & (before != TRAIN))
     np.testing.assert_array_equal(sides[sides != LEFT_OUT], before[sides != LEFT_OUT])
 
 
+def test_a_key_that_a_row_has_many_times_counts_once(tmp_path) -> None:
+    """Two short texts of the same words: most of their keys are copies of the one that they share."""
+    keys = near_duplicate_keys(["black leather boots", "boots leather black", "a steel watch"])
+    np.save(tmp_path / "keys.npy", keys)
+    assert (keys[0] == keys[1]).sum() > 8
+    runs = sort_keys([tmp_path / "keys.npy"], tmp_path)
+    assert group_rows(runs, 3, max_shared=2).tolist() == [0, 0, 2]
+    assert group_rows(runs, 3, max_shared=1).tolist() == [0, 1, 2]
+
+
 def test_a_long_chain_is_one_group(tmp_path) -> None:
     chain = np.arange(5000, dtype=np.uint64)
     np.save(tmp_path / "keys.npy", np.stack([chain, chain + np.uint64(1)], axis=1))
-    assert not group_rows([tmp_path / "keys.npy"], 5000).any()
+    assert not group_rows(sort_keys([tmp_path / "keys.npy"], tmp_path), 5000).any()
 
 
 def test_sides_keep_the_shares_of_every_class() -> None:
