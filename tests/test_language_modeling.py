@@ -15,6 +15,7 @@ from experiments.language_modeling.data import load_text
 from experiments.language_modeling.model import GPT, GPTConfig, cross_entropy, head_flops_share
 from experiments.language_modeling.run import evaluate, summary, window_losses
 from experiments.tokenization import load_tokenizer
+from training_utils import InputError
 
 TINY = GPTConfig(vocab_size=448, block_size=16, num_layers=2, hidden_size=32, num_heads=2)
 
@@ -108,12 +109,17 @@ def test_a_text_file_is_cut_in_three(tmp_path, prepare, tokenizer):
     assert json.loads((folder / "metadata.json").read_text())["tokens"]["train"] == len(splits[0])
 
 
-def test_pieces_join_to_the_text(monkeypatch):
+def test_pieces_join_to_the_text(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_data, "PIECE", 10)
-    for text in ("a\n" * 50, "no line break at all, and long", "\n\n\n" * 9 + "x"):
-        parts = list(prepare_data.pieces(text))
+    path = tmp_path / "text.txt"
+    for text in ("a\n" * 50, "no line break at all, and long", "\n\n\n" * 9 + "x", "é\n" * 30):
+        path.write_text(text)
+        parts = list(prepare_data.pieces(path))
         assert "".join(parts) == text
         assert all(part.endswith("\n") for part in parts[:-1])
+    path.write_bytes("é\n".encode() * 30_000 + b"\xe9\n")
+    with pytest.raises(InputError, match="line 30001: not UTF-8"):
+        list(prepare_data.pieces(path))
 
 
 def test_a_folder_with_and_without_training_text(tmp_path, prepare):

@@ -45,44 +45,47 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_text(path: Path) -> str:
+def pieces(path: Path) -> Iterator[str]:
+    """The text in parts of about PIECE characters that end with a line break, where there is one."""
+    empty = True
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig") as file:
+            while piece := file.read(PIECE):
+                piece += file.readline()
+                empty = empty and piece.isspace()
+                yield piece
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}, line {line}: not UTF-8; convert the file") from None
-    if not text.strip():
+    except UnicodeDecodeError:
+        raise InputError(f"{path}, line {damaged_line(path)}: not UTF-8; convert the file") from None
+    if empty:
         raise InputError(f"{path}: an empty text")
-    return text
 
 
-def pieces(text: str) -> Iterator[str]:
-    """Parts of about PIECE characters that end with a line break, where there is one."""
-    start = 0
-    while start < len(text):
-        end = text.find("\n", start + PIECE)
-        end = len(text) if end < 0 else end + 1
-        yield text[start:end]
-        start = end
+def damaged_line(path: Path) -> int:
+    data = path.read_bytes()
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        data = data[: error.start]
+    return data.count(b"\n") + 1
 
 
-def encode_text(text: str, tokenizer: TextTokenizer) -> np.ndarray:
-    return np.concatenate([tokenizer.encode([piece])[0] for piece in pieces(text)])
+def encode_text(path: Path, tokenizer: TextTokenizer) -> np.ndarray:
+    return np.concatenate([tokenizer.encode([piece])[0] for piece in pieces(path)])
 
 
 def from_files(source: Path, tokenizer: TextTokenizer) -> dict[str, np.ndarray]:
     """Token ids by split."""
     if source.is_file():
-        return cut(encode_text(read_text(source), tokenizer))
+        return cut(encode_text(source, tokenizer))
     texts: dict[str, list[np.ndarray]] = {}
     for path in sorted(p for p in source.iterdir() if p.is_file() and not p.name.startswith(".")):
         found = _NAMES.search(path.stem.lower().replace("wikitext2", ""))
         if found is None:
             continue
         name = found[1] if found[1] in ("train", "test") else "validation"
-        texts.setdefault(name, []).append(encode_text(read_text(path), tokenizer))
+        texts.setdefault(name, []).append(encode_text(path, tokenizer))
     if not texts:
         raise InputError(f"--input {source}: no file in it is named after train, valid or test")
     splits = {name: np.concatenate(parts) for name, parts in texts.items()}
