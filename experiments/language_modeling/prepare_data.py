@@ -72,7 +72,10 @@ def damaged_line(path: Path) -> int:
 
 
 def encode_text(path: Path, tokenizer: TextTokenizer) -> np.ndarray:
-    return np.concatenate([tokenizer.encode([piece])[0] for piece in pieces(path)])
+    ids = bytearray()  # grows in place, where arrays would be in memory twice when they are joined
+    for piece in pieces(path):
+        ids += tokenizer.encode([piece])[0].tobytes()
+    return np.frombuffer(ids, dtype=tokenizer.dtype)
 
 
 def from_files(source: Path, tokenizer: TextTokenizer) -> dict[str, np.ndarray]:
@@ -153,7 +156,7 @@ def main() -> None:
     digest = hashlib.sha256(tokenizer.fingerprint.encode())
     for name in SPLITS:
         np.save(aside / f"{name}.tokens.npy", splits[name])
-        digest.update(splits[name].tobytes())
+        digest.update(splits[name])
     metadata = {
         "source": str(args.input),
         "fingerprint": digest.hexdigest()[:16],
