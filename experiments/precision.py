@@ -17,7 +17,12 @@ from torch.optim import Optimizer
 
 from experiments.adamw import RoundingAdamW
 from experiments.dtype_configs import DtypeConfig
-from experiments.linear import linear_returning_sums, multiply_in_fp8, multiply_plainly
+from experiments.linear import (
+    linear_returning_sums,
+    multiply_halves_by_32_bits,
+    multiply_in_fp8,
+    multiply_plainly,
+)
 
 TORCH_DTYPES = {
     "float32": torch.float32,
@@ -50,11 +55,17 @@ def unsupported(config: DtypeConfig, device: torch.device, emulate: bool = False
 def emulated(config: DtypeConfig, device: torch.device) -> bool:
     """Whether `device` computes the format's values by other means; speed and memory then say nothing."""
     fp8 = config.compute == "float8_e4m3" and not _multiplies_fp8(device)
-    return fp8 or (_returns_sums(config) and device.type != "cuda")
+    fp16 = "float16" in (config.compute, config.head_compute) and not _multiplies_fp16(device)
+    return fp8 or fp16 or (_returns_sums(config) and device.type != "cuda")
 
 
 def _multiplies_fp8(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def _multiplies_fp16(device: torch.device) -> bool:
+    found = getattr(torch.cpu, "get_capabilities", dict)()
+    return device.type != "cpu" or any(found.get(name) for name in ("avx512_fp16", "amx_fp16"))
 
 
 def _returns_sums(config: DtypeConfig) -> bool:
@@ -78,6 +89,10 @@ class Precision:
         self._embeddings = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
         if config.compute == "float8_e4m3":
             multiply_in_fp8(model.body, emulate=not _multiplies_fp8(self.device))
+        if not _multiplies_fp16(self.device):
+            for part, compute in ((model.body, config.compute), (model.head, config.head_compute)):
+                if compute == "float16":
+                    multiply_halves_by_32_bits(part)
 
     def logits(self, model: nn.Module, *inputs: Any, **named_inputs: Any) -> Tensor:
         """(..., outputs) in `head_output`. DDP must wrap the caller of this, not `model`."""

@@ -112,10 +112,11 @@ def make_items(folder: Path, rows: int) -> None:
 
 
 def make_embeddings(folder: Path, rows: int) -> None:
-    """Random vectors, and an RQ-VAE as it is before training."""
+    """Random vectors, and an RQ-VAE as training starts with it: codes spread over them by k-means."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
+    import torch
 
     from semantic_ids.rqvae_config import RQVAEConfig
     from training_utils import save_checkpoint
@@ -129,7 +130,9 @@ def make_embeddings(folder: Path, rows: int) -> None:
             ids = [f"B{start + row:09}" for row in range(count)]
             writer.write_table(pa.table({"parent_asin": ids, "embedding": lists}, schema=schema))
     config = RQVAEConfig(item_embedding_dim=DIM)
-    save_checkpoint(folder / "model.pth", {"config": vars(config)}, model=config.build())
+    model = config.build()
+    model.initialize_codebooks(torch.randn(16_384, DIM), seed=0)
+    save_checkpoint(folder / "model.pth", {"config": vars(config)}, model=model)
 
 
 def make_acts(folder: Path, rows: int) -> None:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from experiments.dtype_configs import CONFIGS, get_config
+from experiments.linear import HalfLinear, multiply_halves_by_32_bits
 from experiments.precision import Precision, clip_gradients, emulated, unsupported
 
 CPU = torch.device("cpu")
@@ -165,6 +166,9 @@ def test_dtypes_of_the_operands_of_products(name):
     head = HEAD_PRODUCTS.get(name, body)
     if name == "amp_bf16_head_out32":  # here 32-bit products of bfloat16 values, below compared with those
         head = FP32
+    elif emulated(run.config, CPU):  # so are those of float16 values
+        assert body == head == FP16 and {type(layer) for layer in run.model.modules()} >= {HalfLinear}
+        body = head = FP32
     assert [dtype for dtype, columns in products.seen if columns == WIDTH] == [body, body]
     assert [dtype for dtype, columns in products.seen if columns == LABELS] == [head]
 
@@ -236,6 +240,37 @@ def test_head_returning_sums_multiplies_rounded_operands():
     expected = gradient.to(torch.bfloat16).double().t() @ rounded[0]
     torch.testing.assert_close(head.weight.grad.double(), expected, rtol=0, atol=1e-4)
     torch.testing.assert_close(head.bias.grad, gradient.sum(0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.float16])
+def test_products_of_halves_by_32_bits_round_operands_and_results_as_float16(weights):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(WIDTH, LABELS).to(weights), torch.randn(16, WIDTH).to(weights).requires_grad_()
+    gradient = torch.randn(16, LABELS).half()
+    multiply_halves_by_32_bits(layer)
+    with torch.autocast("cpu", dtype=torch.float16, enabled=weights == torch.float32):
+        found = layer(x)
+    found.backward(gradient)
+    weight, bias, rows = (t.detach().half().double() for t in (layer.weight, layer.bias, x))
+    exact = {
+        "product": (found, rows @ weight.T + bias),
+        "to rows": (x.grad, gradient.double() @ weight),
+        "to weight": (layer.weight.grad, gradient.double().T @ rows),
+        "to bias": (layer.bias.grad, gradient.double().sum(0)),
+    }
+    assert found.dtype == torch.float16
+    for name, (value, want) in exact.items():
+        assert torch.equal(value.half().to(value.dtype), value), name  # nothing finer than float16
+        torch.testing.assert_close(value.double(), want.half().double(), rtol=2.0**-10, atol=1e-4, msg=name)
+
+
+def test_only_a_cpu_without_float16_instructions_emulates_them(monkeypatch):
+    for instructions, held in (({}, True), ({"avx512_fp16": True}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=instructions: found, raising=False)
+        run = Run("amp_fp16")
+        layers = {type(m) for m in (*run.model.body.layers, run.model.head)}
+        assert emulated(run.config, CPU) is held and layers == {HalfLinear if held else nn.Linear}
+        assert not emulated(get_config("amp_bf16"), CPU)
 
 
 def test_the_head_keeps_its_format_after_two_steps():
@@ -336,7 +371,7 @@ def test_tf32_sets_its_mode_and_the_next_configuration_takes_it_back():
     assert torch.equal(*logits)  # a CPU has no TF32
 
 
-@pytest.mark.parametrize("name", ["bf16_pure", "bf16_body_fp32_head", "fp8_tensorwise"])
+@pytest.mark.parametrize("name", ["bf16_pure", "bf16_body_fp32_head", "fp16_static_scale", "fp8_tensorwise"])
 def test_upcast_copy_has_the_same_weights_in_32_bits(name):
     run = Run(name)
     run.steps(1)
@@ -344,7 +379,7 @@ def test_upcast_copy_has_the_same_weights_in_32_bits(name):
     assert copy.state_dict().keys() == run.model.state_dict().keys()
     for a, b in zip(run.model.parameters(), copy.parameters(), strict=True):
         assert b.dtype == torch.float32 and torch.equal(a.float(), b) and a.data_ptr() != b.data_ptr()
-    assert {type(m) for m in copy.body.layers} == {nn.Linear}
+    assert {type(m) for m in (*copy.body.layers, copy.head)} == {nn.Linear}
     assert copy.head(copy.body(batch()[0])).dtype == torch.float32
 
 
