@@ -127,7 +127,7 @@ def check_items(path: Path, tokens: dict[str, np.ndarray]) -> None:
 
 def parquet_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
             names = file.schema_arrow.names
             if twice := next((name for name in names if names.count(name) > 1), None):
                 raise InputError(f"{path}: has two columns {twice!r}; rename one")

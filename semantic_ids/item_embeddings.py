@@ -52,7 +52,7 @@ def embedding_blocks(path: str | Path, dim: int | None = None) -> Iterator[tuple
     seen: dict[str, int] = {}  # item -> its row
     width = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
             for name in ("parent_asin", "embedding"):
                 names = file.schema_arrow.names
                 if names.count(name) != 1:

@@ -77,7 +77,7 @@ def read_texts(path: Path, num_rows: int | None = None) -> Iterator[tuple[list[s
     row = 0
     seen: set[str] = set()
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
             for name in ("parent_asin", "item_context"):
                 if file.schema_arrow.names.count(name) != 1:
                     have = ", ".join(file.schema_arrow.names[:12])
