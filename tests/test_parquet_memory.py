@@ -1,4 +1,4 @@
-"""What streams a Parquet file holds a part of it: pyarrow by itself keeps all that it has read, or a row group."""
+"""What streams a Parquet file holds a part of it, where pyarrow by itself keeps all that it has read."""
 
 import numpy as np
 import pyarrow as pa
