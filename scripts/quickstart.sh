@@ -18,7 +18,7 @@ category_classification() {
     --data "$dir/dataset" --out "$dir/linear" --lang_min_samples 20
   [ -f "$dir/encoder/summary.json" ] || "$python" category_classification/train_embedding_classifier.py \
     --data "$dir/dataset" --tokenizer "$sources/tokenizer" --out "$dir/encoder" --resume auto \
-    --num_layers 3 --seq_len 48 --epochs 2 --batch_size 64 --lr 1e-3 --embedding_update rows --amp --lang_min_samples 20
+    --num_layers 2 --seq_len 48 --epochs 2 --batch_size 64 --lr 1e-3 --embedding_update rows --amp --lang_min_samples 20
   [ -f "$dir/report.html" ] || "$python" category_classification/evaluate_embedding_classifier.py \
     --checkpoint "$dir/encoder/best.pt" --data "$dir/dataset" --lang_min_samples 20 --html "$dir/report.html"
   "$python" category_classification/predict_categories.py --checkpoint "$dir/encoder/best.pt" \
@@ -31,7 +31,7 @@ folder = Path(sys.argv[1])
 linear = json.loads((folder / "linear/metrics.json").read_text())["test"]
 encoder = json.loads((folder / "encoder/summary.json").read_text())["test"]
 print(f"\n{'test split of the sample corpus':34}{'macro-F1':>10}{'accuracy':>10}")
-for name, scores in (("linear model on character n-grams", linear), ("compact encoder, 3 layers", encoder)):
+for name, scores in (("linear model on character n-grams", linear), ("compact encoder, 2 layers", encoder)):
     print(f"{name:34}{scores['macro_f1']:10.4f}{scores['accuracy']:10.4f}")
 print(f"\ntrained model   {folder}/encoder/best.pt")
 print(f"report          {folder}/encoder/evaluation-test/report.md")
