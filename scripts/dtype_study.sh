@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every number format that a CPU has, on real text, three seeds: a MiniLM fine-tuned and a RoBERTa of four layers from
 # random weights on EUR-Lex documents, a small GPT on WikiText-2 and on Shakespeare; and the updates that are lost at 2e-5 and 6e-4.
-#   REAL_DATA_DIR=... bash scripts/dtype_study.sh [OUT] [I/N]     (some three hours of one core; run again to go on)
+#   REAL_DATA_DIR=... bash scripts/dtype_study.sh [OUT] [I/N]     (some four hours of one core; run again to go on)
 # I/N is every N-th run from I = 0 on, so that N of these commands share the work; the last of them has the whole report.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -51,8 +51,9 @@ for seed in 0 1 2; do
   classify roberta4 eurlex_roberta "$out/roberta4" "${all[@]}" --seed "$seed" --max_steps 80
   model shakespeare lm_shakespeare "${all[@]}" --seed "$seed" --max_steps 60
 done
+"$python" experiments/baseline_tfidf.py --data "$out/eurlex_minilm" --out "$out/minilm_long"
 for seed in 0 1 2; do # what keeps weights in 16 bits, for long enough to learn something
-  classify minilm_long eurlex_minilm "$minilm" "${few[@]}" --learning_rate 6e-4 --seed "$seed" --max_steps 200 --eval_steps 50
+  classify minilm_long eurlex_minilm "$minilm" "${few[@]}" --learning_rate 2e-4 --seed "$seed" --max_steps 400 --eval_steps 100
   model shakespeare_long lm_shakespeare "${few[@]}" --learning_rate 6e-4 --seed "$seed" --max_steps 400 --eval_steps 100
 done
 "$python" experiments/report.py --results "$out"/{minilm,roberta4,wikitext,shakespeare} --out "$out/report"
