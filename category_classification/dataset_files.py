@@ -105,6 +105,7 @@ def write_dataset(
 
     start = 0
     for shard in shards:
+        # Otherwise all that was read would stay in memory.
         with pq.ParquetFile(shard.path(".parquet"), pre_buffer=False, buffer_size=2**20) as file:
             for batch in file.iter_batches(BATCH_ROWS, use_threads=False):
                 rows = slice(start, start + len(batch))

@@ -70,7 +70,7 @@ def multiply_halves_by_32_bits(module: nn.Module) -> None:
 
 
 def multiply_plainly(model: nn.Module) -> None:
-    """Undo both of the above; the weights are the same parameters throughout."""
+    """Undo `multiply_in_fp8` and `multiply_halves_by_32_bits`; the weights stay the same parameters."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child).__name__ in ("Float8Linear", "HalfLinear"):

@@ -88,6 +88,7 @@ def _csv_batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    # Otherwise all that was read would stay in memory.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
         names = file.schema_arrow.names
         if twice := next((name for name in names if names.count(name) > 1), None):

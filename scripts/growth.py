@@ -129,6 +129,7 @@ def make_embeddings(folder: Path, rows: int) -> None:
             lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), DIM)
             ids = [f"B{start + row:09}" for row in range(count)]
             writer.write_table(pa.table({"parent_asin": ids, "embedding": lists}, schema=schema))
+    torch.manual_seed(0)
     config = RQVAEConfig(item_embedding_dim=DIM)
     model = config.build()
     model.initialize_codebooks(torch.randn(16_384, DIM), seed=0)

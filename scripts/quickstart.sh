@@ -31,7 +31,7 @@ folder = Path(sys.argv[1])
 linear = json.loads((folder / "linear/metrics.json").read_text())["test"]
 encoder = json.loads((folder / "encoder/summary.json").read_text())["test"]
 print(f"\n{'test split of the sample corpus':34}{'macro-F1':>10}{'accuracy':>10}")
-for name, scores in (("linear model on character n-grams", linear), ("compact encoder, 2 layers", encoder)):
+for name, scores in (("linear model on character n-grams", linear), ("compact encoder", encoder)):
     print(f"{name:34}{scores['macro_f1']:10.4f}{scores['accuracy']:10.4f}")
 print(f"\ntrained model   {folder}/encoder/best.pt")
 print(f"report          {folder}/encoder/evaluation-test/report.md")

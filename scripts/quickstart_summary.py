@@ -79,7 +79,7 @@ def categories(folder: Path) -> Iterator[Row]:
     encoder, linear = read_json(folder / "encoder/summary.json"), read_json(folder / "linear/metrics.json")
     if encoder and linear:
         scores = encoder["test"]["macro_f1"], linear["test"]["macro_f1"]
-        yield Row(folder.name, "encoder, 2 layers", "macro-F1", scores[0], "linear model", scores[1])
+        yield Row(folder.name, "encoder", "macro-F1", scores[0], "linear model", scores[1])
 
 
 def formats(folder: Path) -> Iterator[Row]:

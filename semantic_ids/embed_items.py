@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from semantic_ids.item_embeddings import STREAMED
 from semantic_ids.tokenize_items import ragged_path, text_hash
 from training_utils import InputError, World, init_distributed, pick_device, replacing, run_script
 
@@ -127,7 +128,7 @@ def check_items(path: Path, tokens: dict[str, np.ndarray]) -> None:
 
 def parquet_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
     try:
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
+        with pq.ParquetFile(path, **STREAMED) as file:
             names = file.schema_arrow.names
             if twice := next((name for name in names if names.count(name) > 1), None):
                 raise InputError(f"{path}: has two columns {twice!r}; rename one")

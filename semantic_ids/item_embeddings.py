@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 from training_utils import InputError
 
 ROWS_AT_ONCE = 8192
+# of pq.ParquetFile, which by itself keeps all that it has read, or a whole row group
+STREAMED: dict[str, Any] = {"pre_buffer": False, "buffer_size": 2**20}
 
 
 @dataclass
@@ -52,7 +55,7 @@ def embedding_blocks(path: str | Path, dim: int | None = None) -> Iterator[tuple
     seen: dict[str, int] = {}  # item -> its row
     width = 0
     try:
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
+        with pq.ParquetFile(path, **STREAMED) as file:
             for name in ("parent_asin", "embedding"):
                 names = file.schema_arrow.names
                 if names.count(name) != 1:

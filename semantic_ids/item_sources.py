@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from semantic_ids.item_embeddings import STREAMED
 from training_utils import InputError
 
 MAX_LINE_BYTES = 16 * 2**20  # a longer line is damage
@@ -118,7 +119,7 @@ def _delimited(path: str, file: io.BufferedReader, delimiter: str) -> Iterator[R
 def _parquet(path: str) -> Iterator[Row]:
     number = 0
     try:
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
+        with pq.ParquetFile(path, **STREAMED) as file:
             for batch in file.iter_batches(ROWS_AT_ONCE, use_threads=False):
                 for row in batch.to_pylist():
                     number += 1

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from semantic_ids.item_embeddings import STREAMED
 from training_utils import InputError, replacing, run_script
 
 TASK = (
@@ -77,7 +78,7 @@ def read_texts(path: Path, num_rows: int | None = None) -> Iterator[tuple[list[s
     row = 0
     seen: set[str] = set()
     try:
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
+        with pq.ParquetFile(path, **STREAMED) as file:
             for name in ("parent_asin", "item_context"):
                 if file.schema_arrow.names.count(name) != 1:
                     have = ", ".join(file.schema_arrow.names[:12])
