@@ -80,9 +80,12 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        if keep and path.exists():
-            os.replace(path, keep)
+        kept = path.with_name(f".{keep.name}.tmp") if keep and path.exists() else None
+        if kept:
+            os.replace(path, kept)  # onto `keep` only then: a kill here must not cost a sound `keep`
         os.replace(aside, path)
+        if kept:
+            os.replace(kept, keep)
     except BaseException as error:
         aside.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:

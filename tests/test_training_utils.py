@@ -2,12 +2,15 @@
 
 import json
 import math
+import os
 import pickle
 import random
 import signal
 import subprocess
 import sys
+import warnings
 import zipfile
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -176,6 +179,33 @@ def test_auto_takes_the_furthest_sound_checkpoint(tmp_path):
     (tmp_path / "checkpoint-epoch1.pt").write_bytes(b"")
     with pytest.warns(UserWarning):
         assert latest_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2, 3])
+def test_a_kill_between_renames_leaves_a_sound_checkpoint(tmp_path, monkeypatch, renames):
+    """Also where the one to be replaced is damaged."""
+    last, previous = tmp_path / "checkpoint-last.pt", tmp_path / "checkpoint-previous.pt"
+    write(previous, 1)
+    last.write_bytes(previous.read_bytes()[:-100])
+
+    class KilledError(BaseException):
+        pass
+
+    rename, done = os.replace, []
+
+    def killed(*names):
+        if len(done) == renames:
+            raise KilledError
+        rename(*names)
+        done.append(names)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KilledError) if renames < 3 else nullcontext():
+        write(last, 2, keep=previous)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = latest_checkpoint(tmp_path)
+    assert read_checkpoint(found)["progress"]["step"] == (1 if renames < 2 else 2)
 
 
 class Hostile:
