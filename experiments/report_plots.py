@@ -184,10 +184,21 @@ def plot_memory(chapter: Chapter, path: Path) -> None:
 # ---------------------------------------------------------------- over steps
 
 
+def shared_seeds(setting: Setting) -> set[int]:
+    """Seeds with a curve of every configuration that has one: means over others would differ by the seeds."""
+    curves = [
+        {seed for seed, row in runs.items() if row.get("curve")}
+        for runs in setting.runs.values()
+        if any(row.get("curve") for row in runs.values())
+    ]
+    return set.intersection(*curves) or set.union(*curves) if curves else set()
+
+
 def mean_curve(setting: Setting, config: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps, and the mean over all runs that reached them; a value that is not finite makes the mean NaN."""
+    """Steps, and the mean over the shared seeds that reached them; one not finite makes the mean NaN."""
     found: dict[int, list[float]] = {}
-    for row in setting.runs.get(config, {}).values():
+    seeds = shared_seeds(setting)
+    for row in (row for seed, row in setting.runs.get(config, {}).items() if seed in seeds):
         for point in row.get("curve") or []:
             if name in point:
                 value = number(point, name)

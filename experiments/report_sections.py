@@ -29,6 +29,8 @@ from experiments.report_text import (
     with_spread,
 )
 
+CURVES = "Training and validation loss, means over the seeds that all configurations have"
+
 
 def describe_setting(chapter: Chapter) -> str:
     """One paragraph: what all rows of the chapter share."""
@@ -231,7 +233,7 @@ def chapter_sections(chapter: Chapter) -> list[Section]:
     return [
         Section(chapter.title, 2, [describe_setting(chapter)]),
         *quality_section(chapter),
-        Section("Loss curves", 3, [Picture(f"curves_{chapter.name}.png", "Training and validation loss")]),
+        Section("Loss curves", 3, [Picture(f"curves_{chapter.name}.png", CURVES)]),
         stability_section(chapter),
         lost_updates_section(chapter),
         underflow_section(chapter),

@@ -17,7 +17,8 @@ from experiments import report
 from experiments.dtype_configs import CONFIGS, get_config
 from experiments.report_analysis import caution, make_chapters, target_loss
 from experiments.report_comparison import decide
-from experiments.report_data import make_settings, read_results
+from experiments.report_data import Setting, make_settings, read_results
+from experiments.report_plots import mean_curve
 from experiments.report_text import markdown_table, significant
 from experiments.report_verdicts import verdicts
 
@@ -384,3 +385,24 @@ def test_plots_are_pictures_of_a_sensible_size(written):
             pixels = np.asarray(picture.convert("L"))
         assert 700 < width < 3000 and 300 < height < 3000 and 0.002 < (pixels < 128).mean() < 0.5, path.name
     assert STEPS == 200  # the curves' last step
+
+
+@pytest.mark.parametrize(
+    ("seeds", "expected"),
+    [
+        ({"fp32_baseline": (0, 1, 4), "bf16_pure": (0, 1)}, {"fp32_baseline": 0.5, "bf16_pure": 0.5}),
+        ({"fp32_baseline": (0,), "bf16_pure": (4,)}, {"fp32_baseline": 0, "bf16_pure": 4}),
+        ({"fp32_baseline": (0, 4), "bf16_pure": ()}, {"fp32_baseline": 2}),
+    ],
+    ids=["shared", "none shared", "one without"],
+)
+def test_curves_of_all_configurations_are_means_over_the_same_seeds(seeds, expected):
+    """A seed's loss is its number."""
+    runs = {
+        config: {seed: {"curve": [{"step": 1, "loss": seed}] if seed in of else []} for seed in range(5)}
+        for config, of in seeds.items()
+    }
+    setting = Setting("classification", 2e-5, {}, runs)
+    assert {c: mean_curve(setting, c, "loss")[1].tolist() for c in expected} == {
+        config: [value] for config, value in expected.items()
+    }
