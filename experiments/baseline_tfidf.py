@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
 def read_texts(folder: Path, split: str, documents: int) -> list[str]:
     path = folder / f"{split}.jsonl"
     try:
-        texts = [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
+        texts = [json.loads(line)["text"] for line in path.read_text("utf-8").split("\n") if line]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: missing or damaged ({error}); run prepare_data.py again") from None
     if not all(isinstance(text, str) for text in texts):

@@ -130,7 +130,7 @@ def measure(
         run = Run(task, config, settings, ALONE, device)
         run.say, run.log = lambda line: None, RunLog(Path(folder), {})
         run.clock.warmup_steps = WARM_UP
-        run.rule.update = lambda loss, skipped: None  # some formats diverge, which is not what is measured
+        run.rule.update = lambda loss, skipped: None  # random weights: how the loss goes is not measured
         run.progress["step"] = STARTED
         for number in (signal.SIGTERM, signal.SIGINT):  # a run would save itself; this one just ends
             signal.signal(number, signal.SIG_DFL)
@@ -141,6 +141,9 @@ def measure(
         for step in range(STARTED + 1, STARTED + steps + 1):
             train_step(run, step)
             run.clock.step()
+        if step := run.progress["first_non_finite_step"]:  # such a step is not taken, so it has no time
+            reason = f"the loss is not finite at step {step - STARTED}"
+            return {"status": "diverged", "reason": reason}
         timing, memory = run.clock.result(run.rows), run.memory.read(run.model, run.optimizer)
     work = task.flops_per_sample * run.progress["padded_tokens"] / (steps * run.rows * length)
     return {

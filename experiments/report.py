@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report_analysis import Chapter, caution, make_chapters, matrix_share
-from experiments.report_comparison import compare_tasks, decide
+from experiments.report_comparison import compare_tasks, decide, first_of
 from experiments.report_data import BASE, HEADLINES, TITLES, Row, make_settings, read_results
 from experiments.report_page import write_page
 from experiments.report_plots import write_plots
@@ -105,9 +105,10 @@ def _comparison_blocks(chapters: list[Chapter], comparison: dict[str, Any]) -> l
 def _ranks(chapters: list[Chapter]) -> list[Table]:
     """Each configuration's delta in both tasks, side by side."""
     table = []
-    for config in chapters[0].main.configs:
+    largest = [chapter for task in TITLES if (chapter := first_of(chapters, task))]
+    for config in largest[0].main.configs:
         row = {"configuration": config}
-        for chapter in chapters:
+        for chapter in largest:
             metric = chapter.main.headline
             summary = chapter.summaries[0].get(config)
             delta = summary.deltas.get(metric.name) if summary else None

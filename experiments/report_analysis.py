@@ -34,7 +34,11 @@ TARGET_SHARE = 0.95  # of the baseline's fall in validation loss; equal quality 
 
 @dataclass(frozen=True)
 class Delta:
-    """Paired differences by seed. `low`, `high`: Student's interval over seeds; `documents`: bootstrap."""
+    """Paired differences by seed. `low`, `high`: Student's interval over seeds; `documents`: bootstrap.
+
+    `diverged`: seeds on which the one diverged and the other completed, and the reverse; they have no
+    difference, but the verdict knows of them.
+    """
 
     count: int
     mean: float
@@ -43,6 +47,12 @@ class Delta:
     documents: tuple[float, float]
     seeds_needed: int | None
     verdict: str  # of the gain: better, worse, equal, open
+    diverged: tuple[int, int]
+
+    @property
+    def known(self) -> bool:
+        """Whether any seed says something."""
+        return self.count > 0 or any(self.diverged)
 
 
 @dataclass
@@ -95,7 +105,18 @@ def make_delta(
     if counts is not None:
         documents = paired_bootstrap(predictions.of(config, metric), predictions.of(other, metric), counts)
     gain = (low, high) if sign > 0 else (-high, -low)
-    return Delta(len(deltas), mean, low, high, documents, seeds_needed(deltas), judge(*gain))
+    diverged = setting.diverged(config, other), setting.diverged(other, config)
+    verdict = verdict_of(judge(*gain), *diverged)
+    return Delta(len(deltas), mean, low, high, documents, seeds_needed(deltas), verdict, diverged)
+
+
+def verdict_of(judged: str, diverged: int, other_diverged: int) -> str:
+    """Of the interval and of the seeds on which one alone diverged: worse than any score."""
+    if diverged:
+        return "open" if other_diverged else "worse"
+    if other_diverged:
+        return "open" if judged == "worse" else "better"
+    return judged
 
 
 def target_loss(setting: Setting) -> float | None:
@@ -237,9 +258,9 @@ class Chapter:
         return make_delta(setting, config, other, metric.name, metric.sign, predictions, counts)
 
 
-def caution(chapter: Chapter) -> str:
+def caution(chapter: Chapter, at_setting: int = 0) -> str:
     """A sentence where even the baseline has hardly learnt, so that no format can harm it; else nothing."""
-    setting, metric = chapter.main, chapter.main.headline
+    setting, metric = chapter.settings[at_setting], chapter.main.headline
     score = setting.mean(BASE, f"metrics.test.{metric.name}")
     if score is None:
         return ""
@@ -268,11 +289,23 @@ def make_chapters(families: list[list[Setting]], resamples: int) -> list[Chapter
         task = settings[0].task
         earlier = sum(chapter.task == task for chapter in chapters)
         name, title = (f"{task}_{earlier + 1}" if earlier else task), TITLES[task]
-        if sum(family[0].task == task for family in families) > 1:
-            row = next(row for setting in settings for row in (*setting.rows, *setting.baselines))
-            title += f", {Path(settings[0].shared['model.name']).name} ({Path(row['folder']).name})"
+        if len(others := [family[0].shared for family in families if family[0].task == task]) > 1:
+            title += _what_differs(settings, others)
+            same = sum(chapter.title.partition(" #")[0] == title for chapter in chapters)
+            title += f" #{same + 1}" if same else ""
         chapters.append(Chapter(name, title, settings, predictions, summaries, resamples))
     return chapters
+
+
+def _what_differs(settings: list[Setting], others: list[dict[str, Any]]) -> str:
+    """Model, folder, and whatever else the families of a task do not share."""
+    shared = settings[0].shared
+    row = next(row for setting in settings for row in (*setting.rows, *setting.baselines))
+    words = [f", {Path(shared['model.name']).name} ({Path(row['folder']).name})"]
+    for name, value in shared.items():
+        if name not in ("model.name", "data.fingerprint") and any(other[name] != value for other in others):
+            words.append(f"{name} {'unknown' if value is None else value}")
+    return ", ".join(words)
 
 
 # ---------------------------------------------------------------- causes

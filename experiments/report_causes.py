@@ -113,7 +113,7 @@ def head_section(chapter: Chapter) -> Section:
     setting, table, metric = chapter.main, [], chapter.main.headline
     for config, other in CONTROL_PAIRS:
         delta, summaries = chapter.pair(config, other), chapter.summaries[0]
-        if not delta.count:
+        if not delta.known:
             continue
         a, b = summaries[config], summaries[other]
         speed = (
@@ -125,7 +125,7 @@ def head_section(chapter: Chapter) -> Section:
         table.append({
             "pair": f"{config} over {other}",
             "seeds": str(delta.count),
-            f"Δ {metric.title}": signed(delta.mean),
+            f"Δ {metric.title}": signed(delta.mean) if delta.count else MISSING,
             "seeds interval": between(delta.low, delta.high),
             "documents interval": between(*delta.documents),
             "reads as": delta.verdict,

@@ -98,27 +98,25 @@ def decide(chapters: list[Chapter]) -> list[dict[str, str]]:
     """What to take in which situation, and the rows that say so."""
     found = []
     for chapter in chapters:
-        before = len(found)
         summaries = chapter.summaries[0]
         half = [name for name in summaries if "fp16" in name]
-        found += [
-            _cheapest(chapter, 0, "memory is short", list(summaries), "peak_memory_gb", 1),
-            _cheapest(chapter, 0, "time is short", list(summaries), "samples_per_second", -1),
-            _cheapest(chapter, 0, "the device has float16 alone", half, "samples_per_second", -1),
+        low_bits = [name for name in summaries if name.startswith("bf16_") and name != "bf16_head_only"]
+        rows = [
+            (0, _cheapest(chapter, 0, "memory is short", list(summaries), "peak_memory_gb", 1)),
+            (0, _cheapest(chapter, 0, "time is short", list(summaries), "samples_per_second", -1)),
+            (0, _cheapest(chapter, 0, "the device has float16 alone", half, "samples_per_second", -1)),
         ]
         for number, setting in enumerate(chapter.settings):
-            rate = setting.learning_rate or 0.0
-            low_bits = [name for name in summaries if name.startswith("bf16_") and name != "bf16_head_only"]
-            situation = f"weights must be kept in 16 bits, lr {rate:g}"
-            found.append(_cheapest(chapter, number, situation, low_bits, "peak_memory_gb", 1))
-        found.append(_pairs(chapter, "the head is in 16 bits: give it float32?", HEAD_PAIRS, "better"))
-        found.append(
-            _pairs(chapter, "optimizer state is too large: keep it in 8 bits?", EIGHT_BIT_PAIRS, "equal")
-        )
-        if caution(chapter):
-            found[before:] = [
-                row if row["take"] == MISSING else row | {"take": UNTRAINED} for row in found[before:]
-            ]
+            situation = f"weights must be kept in 16 bits, lr {setting.learning_rate or 0.0:g}"
+            rows.append((number, _cheapest(chapter, number, situation, low_bits, "peak_memory_gb", 1)))
+        for situation, pairs, wanted in (
+            ("the head is in 16 bits: give it float32?", HEAD_PAIRS, "better"),
+            ("optimizer state is too large: keep it in 8 bits?", EIGHT_BIT_PAIRS, "equal"),
+        ):
+            rows.append((0, _pairs(chapter, situation, pairs, wanted)))
+        for number, row in rows:
+            hidden = row["take"] != MISSING and caution(chapter, number)
+            found.append(row | {"take": UNTRAINED} if hidden else row)
     return found
 
 
@@ -170,7 +168,7 @@ def _pairs(chapter: Chapter, situation: str, pairs: tuple, wanted: str) -> dict[
     """`wanted`: the verdict of the first over the second that means yes."""
     row = {"task": chapter.title, "situation": situation}
     deltas = {pair: chapter.pair(*pair) for pair in pairs}
-    deltas = {pair: delta for pair, delta in deltas.items() if delta.count}
+    deltas = {pair: delta for pair, delta in deltas.items() if delta.known}
     if not deltas:
         return row | {"take": MISSING, "because": "no rows"}
     title = chapter.main.headline.title

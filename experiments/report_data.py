@@ -20,7 +20,8 @@ STATUSES = ("completed", "diverged", "oom", "unsupported")
 SHARED = (
     "task", "model.name", "data.fingerprint", "recipe", "pretrained", "head_bias_init", "max_steps",
     "max_epochs", "batch_size", "gradient_accumulation_steps", "dropout", "block_size", "max_length",
-    "device", "world_size", "compile",
+    "device", "world_size", "compile", "weight_decay", "grad_clip", "warmup_ratio", "num_heads",
+    "eval_windows",
 )  # fmt: skip
 Row = dict[str, Any]
 
@@ -78,6 +79,11 @@ class Setting:
             for seed, row in sorted(self.runs.get(config, {}).items())
             if row["status"] == "completed"
         }
+
+    def diverged(self, config: str, other: str) -> int:
+        """Seeds on which `config` diverged and `other` completed."""
+        runs = self.runs.get(config, {})
+        return sum(runs[seed]["status"] == "diverged" for seed in runs.keys() & self.completed(other).keys())
 
     def values(self, config: str, path: str) -> dict[int, float]:
         """Seed -> a finite number of the completed runs."""

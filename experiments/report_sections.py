@@ -71,7 +71,7 @@ def quality_table(chapter: Chapter, position: int = 0) -> Table:
             row[f"Δ {metric.title}, documents"] = between(*delta.documents) if delta else MISSING
         first = summary.deltas.get(chapter.main.headline.name)
         row["seeds needed"] = f"{first.seeds_needed:,}" if first and first.seeds_needed else MISSING
-        row["reads as"] = first.verdict if first and first.count else MISSING
+        row["reads as"] = first.verdict if first and first.known else MISSING
         row[f"{chapter.main.headline.title}, fp32 weights"] = plain(
             summary.upcast.get(chapter.main.headline.name)
         )

@@ -62,10 +62,11 @@ def with_spread(mean: float, spread: float, digits: int = 4) -> str:
 
 def describe_delta(delta: Delta, title: str) -> str:
     """`micro-F1 +0.0012 [-0.0003, +0.0027], n=3`."""
-    if not delta.count:
-        return f"{title} -, n=0"
+    mean = signed(delta.mean) if delta.count else MISSING
     interval = f" {between(delta.low, delta.high)}" if delta.count > 1 else ""
-    return f"{title} {signed(delta.mean)}{interval}, n={delta.count}"
+    ends = zip(delta.diverged, ("diverged", "of the other diverged"), strict=True)
+    seeds = "".join(f", {count} {what}" for count, what in ends if count)
+    return f"{title} {mean}{interval}, n={delta.count}{seeds}"
 
 
 # ---------------------------------------------------------------- Markdown

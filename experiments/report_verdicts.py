@@ -33,7 +33,7 @@ def _verdict(hypothesis: str, chapter: Chapter | None, verdict: str, evidence: s
 
 def _by_pairs(hypothesis: str, chapter: Chapter, pairs: tuple, supports: str) -> dict[str, str]:
     """Supported where one pair's verdict is `supports`; refuted where all others are resolved."""
-    deltas = {pair: delta for pair in pairs if (delta := chapter.pair(*pair)).count}
+    deltas = {pair: delta for pair in pairs if (delta := chapter.pair(*pair)).known}
     evidence = "; ".join(
         f"{a} over {b}: {describe_delta(d, chapter.main.headline.title)} ({d.verdict})"
         for (a, b), d in deltas.items()
@@ -57,7 +57,12 @@ def _h1(chapter: Chapter) -> dict[str, str]:
 def _h2(chapter: Chapter) -> dict[str, str]:
     name = "H2: fp16_naive is unstable"
     runs = {
-        config: chapter.main.runs.get(config, {}).values() for config in ("fp16_naive", "fp16_naive_fused")
+        config: [
+            row
+            for row in chapter.main.runs.get(config, {}).values()
+            if row["status"] in ("completed", "diverged")
+        ]
+        for config in ("fp16_naive", "fp16_naive_fused")
     }
     if not runs["fp16_naive"]:
         return _verdict(name, chapter, "-", "")
@@ -125,15 +130,15 @@ def _repaired(chapter: Chapter) -> dict[str, str]:
     title = chapter.main.headline.title
     harm = chapter.pair("bf16_pure", BASE, number)
     gains = {config: chapter.pair(config, "bf16_pure", number) for config in REPAIRS}
-    gains = {config: delta for config, delta in gains.items() if delta.count}
-    if not (harm.count and gains):
+    gains = {config: delta for config, delta in gains.items() if delta.known}
+    if not (harm.known and gains):
         return _verdict(name, chapter, "-", "")
     evidence = f"bf16_pure over {BASE}: {describe_delta(harm, title)} ({harm.verdict}); " + "; ".join(
         f"{config} over bf16_pure: {describe_delta(d, title)} ({d.verdict})" for config, d in gains.items()
     )
     found = [delta.verdict for delta in gains.values()]
     if harm.verdict in ("equal", "better"):
-        verdict = UNTRAINED if caution(chapter) else f"nothing to repair (within {RESOLUTION})"
+        verdict = UNTRAINED if caution(chapter, number) else f"nothing to repair (within {RESOLUTION})"
     elif all(v == "better" for v in found) and harm.verdict == "worse":
         verdict = "supported"
     elif "better" in found:

@@ -32,6 +32,10 @@ from training_utils import (
 NOT_IN_KEY = "config seeds out resume shard save_every_steps list wandb data key name run_folder".split()
 FINISHED = ("completed", "diverged", "unsupported")  # `oom` is tried again: there may be room next time
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+KEPT_SETTINGS = (  # beside the task's own facts: the report pairs runs that are alike in all of them
+    "recipe", "max_steps", "batch_size", "gradient_accumulation_steps", "compile", "dropout", "weight_decay",
+    "grad_clip", "warmup_ratio",
+)  # fmt: skip
 Row = dict[str, Any]
 
 
@@ -194,10 +198,7 @@ def base_row(
         **describe_run(device),
         "code_version": code_version(),
         "world_size": world.size,
-        **{
-            name: getattr(args, name)
-            for name in "recipe max_steps batch_size gradient_accumulation_steps compile dropout".split()
-        },
+        **{name: getattr(args, name) for name in KEPT_SETTINGS},
         **task.facts,
         "head_flops_share": task.head_flops_share,
         "flops_per_sample": task.flops_per_sample,
@@ -244,9 +245,9 @@ def _keep(run: Run, native: Evaluation, upcast: Evaluation) -> Row:
     """Save predictions, and the baseline's weights, which sensitivity.py rounds part by part."""
     args = run.args
     found: Row = {"metrics": native.metrics, "metrics_fp32": upcast.metrics}
-    if native.metrics["test"].get("non_finite_documents"):
-        count = native.metrics["test"]["non_finite_documents"]
-        found |= {"status": "diverged", "reason": f"logits of {count} test documents are not finite"}
+    for name in ("documents", "windows"):
+        if count := native.metrics["test"].get(f"non_finite_{name}"):
+            found |= {"status": "diverged", "reason": f"logits of {count} test {name} are not finite"}
     predictions = Path("predictions") / f"{args.name}.npz"
     (args.out / "predictions").mkdir(parents=True, exist_ok=True)
     with replacing(args.out / predictions) as file:

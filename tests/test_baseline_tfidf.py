@@ -100,6 +100,14 @@ def test_a_finished_row_is_not_made_again_and_alone_is_no_report(prepared, tmp_p
     assert_refused(run_main(report.main, "--results", tmp_path, "--out", tmp_path / "r"), "baselines alone")
 
 
+@pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029", "\x0c"])
+def test_lines_end_at_newlines_alone(tmp_path, separator):
+    """As prepare_data.py writes them."""
+    text = f"Article 1{separator}Fish"
+    (tmp_path / "train.jsonl").write_text(json.dumps({"text": text}, ensure_ascii=False) + "\n", "utf-8")
+    assert baseline_tfidf.read_texts(tmp_path, "train", 1) == [text]
+
+
 def test_bad_input_ends_in_one_line(prepared, tmp_path):
     assert_refused(call(tmp_path / "none", tmp_path), "no prepared data")
     assert_refused(call(prepared, tmp_path, "--c", 0), "--c")

@@ -64,6 +64,13 @@ def test_compiled_layers_and_loss(measure):
     assert row["compiled"] and row["compile_seconds"] > 0
 
 
+@pytest.mark.slow
+def test_steps_that_are_not_taken_have_no_speed(measure):
+    """AdamW's eps is 0 in float16, so the weights are not finite after a step."""
+    (row,) = measure(task="classification", shape="4x1", config="fp16_naive", compile=False).values()
+    assert row["status"] == "diverged" and "not finite" in row["reason"] and "samples_per_second" not in row
+
+
 def test_a_wrong_width_or_configuration_is_refused():
     assert_refused(run_script(SCRIPT, "--hidden_size", 100), "--hidden_size", "64")
     assert_refused(run_script(SCRIPT, "--config", "none"), "--config none")

@@ -136,7 +136,8 @@ def test_every_number_format_trains():
     assert len(found) == 2 * len(CONFIGS)
     for row in found:
         missing = row["status"] == "unsupported" and row["reason"].startswith("needs ")  # a package
-        assert missing or (row["status"] == "completed" and row["mfu"] > 0), row
+        naive = row["status"] == "diverged" and row["config"] == "fp16_naive"
+        assert missing or naive or (row["status"] == "completed" and row["mfu"] > 0), row
 
 
 def test_codes_are_those_of_the_cpu():

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,13 @@ from conftest import assert_refused, run_main
 from tiny_experiments import make_text, make_tokenizer
 from torch.nn import functional as F
 
+from experiments.dtype_configs import get_config
 from experiments.language_modeling import prepare_data
 from experiments.language_modeling.data import load_text
 from experiments.language_modeling.model import GPT, GPTConfig, cross_entropy, head_flops_share
 from experiments.language_modeling.run import evaluate, summary, window_losses
+from experiments.run_record import _keep
+from experiments.task import Evaluation
 from experiments.tokenization import load_tokenizer
 from training_utils import InputError
 
@@ -186,6 +190,18 @@ def test_evaluation_is_the_mean_over_windows(tmp_path, prepare):
     assert summary(np.array([1.0, np.nan])) == {
         "loss": None, "perplexity": None, "windows": 2, "non_finite_windows": 1,
     }  # fmt: skip
+
+
+def test_test_logits_that_are_not_finite_make_a_run_diverged(tmp_path):
+    losses = np.array([np.nan, 3.0])
+    found = Evaluation({"test": summary(losses)}, {"losses": losses})
+    run = SimpleNamespace(
+        args=SimpleNamespace(out=tmp_path, name="run"),
+        config=get_config("bf16_pure"),
+        progress={"reason": None},
+    )
+    row = _keep(run, found, found)
+    assert row["status"] == "diverged" and row["reason"] == "logits of 1 test windows are not finite"
 
 
 def test_ids_outside_the_vocabulary(tmp_path, prepare):

@@ -84,6 +84,8 @@ def make_task(args: argparse.Namespace) -> Task:
         facts={
             "pretrained": False,
             "block_size": args.block_size,
+            "num_heads": args.num_heads,
+            "eval_windows": args.eval_windows,
             "model": {
                 "name": f"gpt-{args.num_layers}x{args.hidden_size}",
                 "layers": sizes[0],
