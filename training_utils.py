@@ -302,22 +302,33 @@ def load_checkpoint(path: Path, *, restore_rng: bool = True, world: World = ALON
     return state["progress"]
 
 
-def latest_checkpoint(out: Path, pattern: str = "checkpoint-*.pt") -> Path | None:
-    """The furthest checkpoint in `out` that is sound; damaged ones are named and skipped."""
+def _checkpoints(out: Path, pattern: str) -> list[tuple[int, int, Path]]:
+    """(step, time, path), the furthest last; damaged ones are named and skipped."""
     found = []
     for path in Path(out).glob(pattern):
         try:
-            step = read_checkpoint(path, mmap=True)["progress"]["step"]
+            step = int(read_checkpoint(path, mmap=True)["progress"]["step"])
             found.append((step, path.stat().st_mtime_ns, path))
-        except (InputError, KeyError) as error:
-            warnings.warn(f"skipped {path}: {error}", stacklevel=2)
-    for _, _, path in sorted(found, reverse=True):
+        except (InputError, KeyError, TypeError, ValueError) as error:
+            warnings.warn(f"skipped {path}: {error}", stacklevel=3)
+    return sorted(found)
+
+
+def latest_checkpoint(out: Path, pattern: str = "checkpoint-*.pt") -> Path | None:
+    """The furthest checkpoint in `out` that is sound; damaged ones are named and skipped."""
+    for _, _, path in reversed(_checkpoints(out, pattern)):
         try:
             read_checkpoint(path)
             return path
         except InputError as error:
             warnings.warn(f"skipped {error}", stacklevel=2)
     return None
+
+
+def abandon_checkpoints(out: Path, step: int, pattern: str = "checkpoint-*.pt") -> list[Path]:
+    """Rename those beyond `step` to abandoned-*, so that a later `--resume auto` does not go back to them."""
+    beyond = [path for at, _, path in _checkpoints(out, pattern) if at > step]
+    return [path.rename(path.with_name(f"abandoned-{path.name}")) for path in beyond]
 
 
 class StopSignal:

@@ -78,7 +78,7 @@ class ClusterPairs:
 
     def __call__(self, generator: np.random.Generator) -> np.ndarray:
         shuffled = generator.permutation(len(self.clusters))
-        # Of a cluster's rows sorted by language, the first half meets the second.
+        # Of a cluster's rows sorted by language, the first half meets the last; the middle one may be left.
         order = shuffled[np.lexsort((self.languages[shuffled], self.clusters[shuffled]))]
         starts = np.flatnonzero(np.diff(self.clusters[order], prepend=self.clusters[order[0]] - 1))
         sizes = np.diff(np.append(starts, len(order)))
@@ -86,8 +86,8 @@ class ClusterPairs:
         first = (
             np.repeat(starts, halves) + np.arange(halves.sum()) - np.repeat(halves.cumsum() - halves, halves)
         )
-        pairs = np.stack((order[first], order[first + np.repeat(halves, halves)]), axis=1)
-        left = generator.permutation(order[(starts + sizes - 1)[sizes % 2 == 1]])
+        pairs = np.stack((order[first], order[first + np.repeat(sizes - halves, halves)]), axis=1)
+        left = generator.permutation(order[(starts + halves)[sizes % 2 == 1]])
         if len(left) % 2:
             left = np.append(left, left[0] if len(left) == 1 else left[-2])
         return generator.permutation(np.concatenate((pairs, left.reshape(-1, 2))))

@@ -179,6 +179,7 @@ def main_first(world: World) -> Iterator[None]:
 def _load_split(data: Path, name: str, rows, tokenizer, seq_len: int, world: World) -> Split:
     columns = _columns(data, name, rows)
     fingerprint = _fingerprint(data / name)
+    tokenizer.backend_tokenizer.no_truncation()  # left on by a split before; no part of the key
     key = hashlib.sha256(
         json.dumps([fingerprint, tokenizer.backend_tokenizer.to_str(), seq_len, columns]).encode()
     ).hexdigest()[:16]

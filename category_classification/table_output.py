@@ -98,7 +98,12 @@ class TableWriter:
 
     def _write_fields(self, rows: Iterable[list[str]]) -> None:
         text = io.StringIO(newline="")
-        csv.writer(text, delimiter=DELIMITERS[self.form], lineterminator="\n").writerows(rows)
+        plain, quoted = (
+            csv.writer(text, delimiter=DELIMITERS[self.form], lineterminator="\n", quoting=quoting)
+            for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+        )
+        for row in rows:  # a bare carriage return would end the row for a reader
+            (quoted if any("\r" in field for field in row) else plain).writerow(row)
         self.file.write(text.getvalue().encode("utf-8"))
 
     def _write_json(self, batch: TableBatch, added: dict[str, list]) -> None:

@@ -7,9 +7,8 @@ A script owns the story (model, loss, epochs) and hands `compute_loss(model, bat
 import argparse
 import math
 import os
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,13 @@ from category_classification.evaluation import Evaluation, evaluate, score
 from category_classification.lspc import Split
 from category_classification.metrics import add_language_bias, fit_language_bias, fit_temperature
 from category_classification.row_adamw import RowAdamW
+from category_classification.step_means import Interval
 from training_utils import (
     InputError,
     RunLog,
     StopSignal,
     World,
+    abandon_checkpoints,
     accumulate,
     autocast,
     describe_run,
@@ -37,6 +38,7 @@ from training_utils import (
     make_grad_scaler,
     make_lr_scheduler,
     optimizer_step,
+    read_checkpoint,
     save_checkpoint,
 )
 
@@ -96,7 +98,9 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return self.progress["epoch"] >= self.args.epochs or self.progress["step"] >= self.total_steps
+        progress = self.progress  # a kill may have come between the last step and its evaluation
+        steps_done = progress["step"] >= self.total_steps and progress["evaluated_step"] == progress["step"]
+        return progress["epoch"] >= self.args.epochs or steps_done
 
     def autocast(self) -> AbstractContextManager:
         return autocast(self.device, self.args.amp, self.args.amp_dtype)
@@ -132,6 +136,7 @@ def start_run(
         "epoch": 0,
         "batch": 0,
         "step": 0,
+        "evaluated_step": 0,
         "best_macro_f1": -1.0,
         "data_fingerprint": train.fingerprint,
         "world_size": world.size,
@@ -145,7 +150,8 @@ def start_run(
     progress["settings"] = {name: getattr(args, name, None) for name in EXACT_SETTINGS}
     progress["total_steps"] = run.total_steps
     run.log = RunLog(out, vars(args) | describe_run(device), args.wandb, world.is_main)
-    run.log.rewind(progress["step"], progress["epoch"])
+    evaluated = progress["batch"] > 0 and progress["evaluated_step"] == progress["step"]  # by --max_steps
+    run.log.rewind(progress["step"], progress["epoch"] + evaluated)
     if world.is_main:
         tokenizer.save_pretrained(out / "tokenizer")  # best.pt and these files are all that prediction needs
     if args.compile:
@@ -162,6 +168,9 @@ def _resume(run: Run, path: Path) -> None:
     for name in ("class_names", "model"):
         if stored.get(name) != now[name]:
             raise InputError(f"{path}: was trained with {name} {stored.get(name)}, this run has {now[name]}")
+    update = stored["settings"].get("embedding_update", args.embedding_update)
+    if update != args.embedding_update:
+        raise InputError(f"{path}: has the optimizer of --embedding_update {update}; resume with that")
     for name in ("data_fingerprint", "world_size"):
         if stored[name] != now[name]:
             run.say(f"resume: not exact, {name} was {stored[name]}, is {now[name]}")
@@ -176,6 +185,7 @@ def _resume(run: Run, path: Path) -> None:
         )
     rows_done = stored["batch"] * stored["settings"]["batch_size"] * stored["world_size"]
     run.progress.update({k: stored[k] for k in ("epoch", "step", "best_macro_f1")})
+    run.progress["evaluated_step"] = stored.get("evaluated_step", 0 if stored["batch"] else stored["step"])
     run.progress["batch"] = min(rows_done // run.loader.global_batch, len(run.loader))
     # The flags of this command rule, not those the optimizer was stored with.
     factor = run.scheduler.lr_lambdas[0](run.scheduler.last_epoch)
@@ -183,6 +193,21 @@ def _resume(run: Run, path: Path) -> None:
     for group in run.optimizer.param_groups:
         group.update(initial_lr=args.lr, lr=args.lr * factor, weight_decay=args.weight_decay)
     run.say(f"resume: {path}, epoch {run.progress['epoch'] + 1}, step {run.progress['step']}")
+    _leave_later_ones(run)
+
+
+def _leave_later_ones(run: Run) -> None:
+    """After a resume from further back, or into another folder: what lies beyond it is another run's."""
+    out, step = Path(run.args.out), run.progress["step"]
+    best = -1
+    with suppress(InputError, LookupError):
+        best = read_checkpoint(out / "best.pt", mmap=True)["progress"]["step"]
+    if not 0 <= best <= step:
+        run.progress["best_macro_f1"] = -1.0
+    run.world.gather(None)  # all have read it before anything moves
+    if run.world.is_main:
+        for path in abandon_checkpoints(out, step):
+            run.say(f"resume: a checkpoint beyond step {step} is now {path}")
 
 
 def _check_progress(path: Path, stored: dict[str, Any], model: nn.Module) -> None:
@@ -203,6 +228,8 @@ def _check_progress(path: Path, stored: dict[str, Any], model: nn.Module) -> Non
 def train_one_epoch(run: Run, compute_loss: ComputeLoss) -> None:
     """The rest of the current epoch. Saves, logs and stops by the flags; a non-finite loss never steps."""
     args, progress = run.args, run.progress
+    if progress["step"] >= run.total_steps:
+        return  # resumed before the last evaluation
     run.wrapped.train()
     batches = on_device(run.loader.epoch(progress["epoch"], start=progress["batch"]), run.device)
     bar = tqdm(total=len(run.loader), initial=progress["batch"], unit=" batches", disable=run.bar_off)
@@ -271,36 +298,6 @@ def _check_step(run: Run, group: list[dict], loss: float, stepped: bool) -> None
         )
 
 
-class Interval:
-    """Means over the steps since the last training record."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self._reset()
-
-    def _reset(self) -> None:
-        self.steps, self.rows, self.started, self.sums = 0, 0, time.perf_counter(), {}
-
-    def add(self, group: list[dict], loss: float, parts: dict[str, float], norm: float) -> None:
-        self.steps += 1
-        self.rows += sum(batch["global_rows"] for batch in group)
-        for name, value in {"loss": loss, **parts, "grad_norm": norm}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def close(self) -> None:
-        if not self.steps:
-            return
-        run, step, epoch = self.run, self.run.progress["step"], self.run.progress["epoch"] + 1
-        means = {name: value / self.steps for name, value in self.sums.items()}
-        means = {name: value if math.isfinite(value) else None for name, value in means.items()}
-        speed = self.rows / (time.perf_counter() - self.started)
-        lr = run.optimizer.param_groups[0]["lr"]
-        run.log.log("train", step, epoch, **means, lr=lr, samples_per_second=round(speed, 1))
-        loss = "non-finite" if means["loss"] is None else f"{means['loss']:.4f}"
-        run.say(f"epoch {epoch} step {step}/{run.total_steps}  loss {loss}  lr {lr:.2e}  {speed:.0f} rows/s")
-        self._reset()
-
-
 # ---------------------------------------------------------------- checkpoints
 
 
@@ -338,6 +335,7 @@ def end_epoch(run: Run, validation: Split) -> None:
     run.say(f"epoch {epoch} validation  " + "  ".join(f"{k} {v:.4f}" for k, v in result.summary.items()))
     if progress["batch"] >= len(run.loader):  # --max_steps may end a run inside an epoch
         progress["epoch"], progress["batch"] = epoch, 0
+    progress["evaluated_step"] = step
     if macro_f1 > progress["best_macro_f1"]:
         progress["best_macro_f1"] = macro_f1
         rows = result.logits, validation.labels

@@ -66,10 +66,14 @@ def test_cluster_pairs_hold_every_row_and_as_many_pairs_as_there_are(count):
     assert same.sum() == (np.bincount(clusters) // 2).sum()
 
 
-def test_pairs_prefer_two_languages():
-    clusters, languages = np.repeat(np.arange(50), 4), np.tile([0, 0, 1, 1], 50)
+@pytest.mark.parametrize(("cluster", "bilingual"), [((0, 0, 1, 1), 2), ((0, 0, 1), 1), ((0, 0, 0, 0, 1), 1)])
+def test_pairs_prefer_two_languages(cluster, bilingual):
+    """100 clusters alike: so many of each one's pairs are in two languages."""
+    clusters, languages = np.repeat(np.arange(100), len(cluster)), np.tile(cluster, 100)
     drawn = ClusterPairs(clusters, languages)(generator())
-    assert (languages[drawn[:, 0]] != languages[drawn[:, 1]]).all()
+    in_two = languages[drawn[:, 0]] != languages[drawn[:, 1]]
+    same = clusters[drawn[:, 0]] == clusters[drawn[:, 1]]
+    assert (in_two & same).sum() == 100 * bilingual
 
 
 def make_split(languages, seed=0):

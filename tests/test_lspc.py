@@ -106,6 +106,13 @@ def test_the_cache_is_used_and_renewed(tmp_path, tokenizer):
     assert changed["test"].tokens.tolist() == changed["validation"].tokens.tolist()
 
 
+def test_a_cache_does_not_depend_on_what_was_tokenized_before(tmp_path, tiny_tokenizer):
+    data = make_dataset(tmp_path / "data", train=20, other=10)
+    load_splits(str(data), load_tokenizer(str(tiny_tokenizer)), 16, NAMES, World())
+    load_splits(str(data), load_tokenizer(str(tiny_tokenizer)), 16, NAMES[1:], World())
+    assert len(list(data.glob(".tokens-*"))) == 3
+
+
 def test_a_killed_tokenization_leaves_no_cache(tmp_path, tokenizer):
     data = make_dataset(tmp_path / "d", train=50, other=12)
     with mock.patch.object(lspc, "tokenize", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):

@@ -219,6 +219,20 @@ def test_json_lines_of_unequal_keys_become_a_table(tiny_run, tmp_path, monkeypat
     assert not list(tmp_path.glob("*new*")) and not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("form", ["csv", "tsv"])
+def test_a_carriage_return_in_a_field_stays_in_it(tiny_run, tmp_path, form):
+    table, columns = tmp_path / f"in.{form}", ["title", "note"]
+    rows = [["a leather boot heel", "a\rb"], ["novel, paperback", "x"]]
+    with table.open("w", newline="") as file:
+        csv.writer(file, delimiter="," if form == "csv" else "\t", quoting=csv.QUOTE_ALL).writerows(
+            [columns, *rows]
+        )
+    predict(tiny_run, table, tmp_path / f"out.{form}", "--text_column", "title")
+    with (tmp_path / f"out.{form}").open(newline="") as file:
+        found = list(csv.reader(file, delimiter="," if form == "csv" else "\t"))
+    assert [row[:2] for row in found] == [columns, *rows]
+
+
 def test_text_columns(tiny_run, tmp_path):
     rows = [{"title": "new", "description": "silver ring"}, {"title": "silver ring", "description": ""}]
     path = write_table(tmp_path / "in.csv", rows)
