@@ -325,10 +325,19 @@ def latest_checkpoint(out: Path, pattern: str = "checkpoint-*.pt") -> Path | Non
     return None
 
 
-def abandon_checkpoints(out: Path, step: int, pattern: str = "checkpoint-*.pt") -> list[Path]:
-    """Rename those beyond `step` to abandoned-*, so that a later `--resume auto` does not go back to them."""
-    beyond = [path for at, _, path in _checkpoints(out, pattern) if at > step]
-    return [path.rename(path.with_name(f"abandoned-{path.name}")) for path in beyond]
+def leave_later_ones(best: Path, step: int, world: World, pattern: str = "checkpoint-*.pt") -> bool:
+    """After a resume at `step`, perhaps from further back or another folder: checkpoints beyond it become
+    abandoned-*, or `--resume auto` would go back to them. Returns whether `best` is there and no later.
+    """
+    has_best = False
+    with suppress(InputError, LookupError, TypeError):
+        has_best = read_checkpoint(best, mmap=True)["progress"]["step"] <= step
+    world.gather(None)  # before anything moves
+    for at, _, path in _checkpoints(best.parent, pattern) if world.is_main else ():
+        if at > step:
+            aside = path.rename(path.with_name(f"abandoned-{path.name}"))
+            print(f"resume: a checkpoint beyond step {step} is now {aside}", flush=True)
+    return has_best
 
 
 class StopSignal:

@@ -8,7 +8,7 @@ import argparse
 import math
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,15 @@ from training_utils import (
     RunLog,
     StopSignal,
     World,
-    abandon_checkpoints,
     accumulate,
     autocast,
     describe_run,
     latest_checkpoint,
+    leave_later_ones,
     load_checkpoint,
     make_grad_scaler,
     make_lr_scheduler,
     optimizer_step,
-    read_checkpoint,
     save_checkpoint,
 )
 
@@ -193,21 +192,8 @@ def _resume(run: Run, path: Path) -> None:
     for group in run.optimizer.param_groups:
         group.update(initial_lr=args.lr, lr=args.lr * factor, weight_decay=args.weight_decay)
     run.say(f"resume: {path}, epoch {run.progress['epoch'] + 1}, step {run.progress['step']}")
-    _leave_later_ones(run)
-
-
-def _leave_later_ones(run: Run) -> None:
-    """After a resume from further back, or into another folder: what lies beyond it is another run's."""
-    out, step = Path(run.args.out), run.progress["step"]
-    best = -1
-    with suppress(InputError, LookupError):
-        best = read_checkpoint(out / "best.pt", mmap=True)["progress"]["step"]
-    if not 0 <= best <= step:
+    if not leave_later_ones(Path(args.out) / "best.pt", run.progress["step"], run.world):
         run.progress["best_macro_f1"] = -1.0
-    run.world.gather(None)  # all have read it before anything moves
-    if run.world.is_main:
-        for path in abandon_checkpoints(out, step):
-            run.say(f"resume: a checkpoint beyond step {step} is now {path}")
 
 
 def _check_progress(path: Path, stored: dict[str, Any], model: nn.Module) -> None:

@@ -241,5 +241,17 @@ def check(config: Config) -> None:
         raise InputError("data.val_split must lie in (0, 1), model.dropout and model.query_dropout in [0, 1)")
     if config.model.moe.top_k > config.model.moe.num_experts:
         raise InputError(f"model.moe.top_k={config.model.moe.top_k}: there are fewer experts")
+    if config.data.rule == "compat":
+        raise InputError(
+            "data.rule=compat: is counted and written (data triplets), not trained on; use corrected"
+        )
+    loss = config.loss
+    of_codes = loss.triplet_weight + loss.stress_weight + loss.listwise_weight
+    if not of_codes and not (loss.query_weight and config.data.queries):
+        # Redirected activities alone would leave nothing to a validation, which asks index entries.
+        raise InputError(
+            "loss: no term that training and validation can both take; give triplet_weight, stress_weight, "
+            "listwise_weight or (data.queries above 0) query_weight a value above 0"
+        )
     if config.seed >= 2**31:
         raise InputError(f"seed={config.seed}: must be below 2^31")

@@ -4,6 +4,8 @@ An entry of the validation or test role that says the same as any training text,
 trigrams of Jaccard .9 or more), is withheld: the search would be asked for what it has read.
 """
 
+import hashlib
+import json
 import math
 import re
 import zlib
@@ -51,6 +53,12 @@ def draw_roles(count: int, rng: np.random.Generator) -> np.ndarray:
     quantiles = (np.arange(count) + offset) / count
     roles = np.array(list(SHARES))[np.searchsorted(ends[:-1], quantiles, side="right")]
     return rng.permutation(roles)
+
+
+def roles_fingerprint(codes: Sequence[str], texts: Sequence[str], roles: Sequence[str]) -> str:
+    """Of which entries are read, asked and held out, in whatever order they stand."""
+    entries = sorted(zip(texts, codes, map(str, roles), strict=True))
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]
 
 
 def normalize(text: str) -> str:

@@ -1,5 +1,6 @@
 """A trained model, ready for questions: where all codes are, and where any text comes to lie."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -10,15 +11,15 @@ import numpy as np
 import torch
 
 from naics.config import Config
-from naics.data.census import IndexEntries, Taxonomy, load_index, load_taxonomy
-from naics.data.texts import SEEN
-from naics.data.tokenization_cache import HashedNgrams, SubwordTokenizer, Tokenizer, encode
+from naics.data.census import IndexEntries, Taxonomy, fingerprint_roles, load_index, load_taxonomy
+from naics.data.texts import SEEN, CodeTexts, load_corpus
+from naics.data.tokenization_cache import HashedNgrams, SubwordTokenizer, Tokenizer, Tokens, encode
 from naics.model.backbones import NgramBackbone, TransformerBackbone
 from naics.model.encoder import CHANNELS, NaicsEncoder, NaicsModel, TrainedWeights, as_query
 from naics.model.geometry import Geometry
 from training_utils import InputError, autocast, pick_device, read_checkpoint
 
-QUERIES_AT_ONCE = 256
+QUERIES_AT_ONCE, CODES_AT_ONCE = 256, 64
 
 
 def make_tokenizer(config: Config) -> Tokenizer:
@@ -79,15 +80,24 @@ class LoadedModel:
             rows.append((to_codes[:, leaves] + nearest[:, leaves]) / 2)
         return np.concatenate(rows)
 
-    @torch.no_grad()
     def encode_queries(self, texts: list[str]) -> np.ndarray:
         """(q, d) float32."""
         found = [np.zeros((0, self.codes.shape[1]), np.float32)]
         for start in range(0, len(texts), QUERIES_AT_ONCE):
             tokens = encode(texts[start : start + QUERIES_AT_ONCE], self.tokenizer)
-            with autocast(self.device, self.config["training"]["trainer"]["precision"] != "32"):
-                found.append(self.model.encoder(as_query(tokens))[0].cpu().numpy())
+            found.append(self._points(as_query(tokens)))
         return np.concatenate(found)
+
+    def encode_codes(self, texts: CodeTexts) -> np.ndarray:
+        """(n, d) float32, as a validation finds them."""
+        rows = np.arange(len(self.taxonomy))
+        parts = np.split(rows, range(CODES_AT_ONCE, len(rows), CODES_AT_ONCE))
+        return np.concatenate([self._points(texts.channels(part)) for part in parts])
+
+    @torch.no_grad()
+    def _points(self, channels: list[Tokens]) -> np.ndarray:
+        with autocast(self.device, self.config["training"]["trainer"]["precision"] != "32"):
+            return self.model.encoder(channels)[0].cpu().numpy()
 
     @torch.no_grad()
     def distances(self, queries: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
@@ -98,13 +108,14 @@ class LoadedModel:
 
 
 def load_model(checkpoint: Path, data_dir: Path, device: str = "auto") -> LoadedModel:
-    """From best.pt or a checkpoint-*.pt; the codes' points are those of its last validation."""
+    """From best.pt or a checkpoint-*.pt; the codes' points are those that its weights give."""
     from omegaconf.errors import OmegaConfBaseException
 
     state = read_checkpoint(checkpoint)
-    where, taxonomy = pick_device(device), load_taxonomy(Path(data_dir))
+    where, taxonomy, index = pick_device(device), load_taxonomy(Path(data_dir)), load_index(Path(data_dir))
+    progress = state["progress"]
     try:
-        config = as_config(state["progress"]["config"])
+        config = as_config(progress["config"])
         model = build_model(config, len(taxonomy))
         TrainedWeights(model).load_state_dict(state["model"])
     except (AttributeError, KeyError, TypeError, RuntimeError, OmegaConfBaseException) as error:
@@ -112,16 +123,40 @@ def load_model(checkpoint: Path, data_dir: Path, device: str = "auto") -> Loaded
         raise InputError(
             f"{checkpoint}: no model of naics/ for this data ({reason}); use another file"
         ) from None
+    check_roles(checkpoint, progress, taxonomy, index)
     model = model.to(where).eval()
     points = model.points.cpu().numpy()
     if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
         raise InputError(f"{checkpoint}: holds weights that are not finite; use another file")
-    router = state["progress"].get("router")
-    return LoadedModel(
+    router = progress.get("router")
+    loaded = LoadedModel(
         taxonomy, model.encoder.geometry, asdict(config), Path(checkpoint), points,
-        None if router is None else router.numpy(), model, make_tokenizer(config), where,
-        load_index(Path(data_dir)),
+        None if router is None else router.numpy(), model, make_tokenizer(config), where, index,
     )  # fmt: skip
+    if progress.get("batch") and "validation" not in progress:
+        # In mid-epoch each point is of the step that last took its code, under dropout and older weights.
+        loaded.codes = loaded.encode_codes(CodeTexts(load_corpus(Path(data_dir)), loaded.tokenizer, None))
+    return loaded
+
+
+def check_roles(
+    checkpoint: Path, progress: dict[str, Any], taxonomy: Taxonomy, index: IndexEntries, say: bool = True
+) -> str | None:
+    """Refuse data that gave the index entries other roles: what they hold out may have trained the model.
+    Returns the roles' fingerprint, None where the checkpoint is older than it.
+    """
+    trained = progress.get("roles")
+    if trained is None and say:
+        print(
+            f"{checkpoint}: does not say which index entries it was trained on; cannot be checked",
+            file=sys.stderr,
+        )
+    if trained not in (None, fingerprint_roles(taxonomy, index)):
+        raise InputError(
+            f"{checkpoint}: was trained on other roles of the index entries, so what this data holds out may "
+            "have trained it; use the data folder of its run, or train again"
+        )
+    return trained
 
 
 def as_config(plain: dict[str, Any]) -> Config:

@@ -6,9 +6,9 @@
 The probability of each six-digit code joins BM25 and the learned space (BM25 alone where the checkpoint is
 not there), weighed on the validation entries of the index; search_calibration.json beside the checkpoint
 keeps the weights, and by level how far the probabilities can be believed. A code of a higher level has the
-sum of those below it. The answer is the deepest code whose probability reaches --threshold. As evidence,
-the likeliest six-digit codes come with the index entry that is most like the query, and with
-cross-references of theirs that send such an activity elsewhere.
+sum of those below it. The answer is the deepest code whose probability reaches --threshold, of several the
+likeliest. As evidence, the likeliest six-digit codes come with the index entry that is most like the query,
+and with cross-references of theirs that send such an activity elsewhere.
 
 With --file the rows come out in order with these columns added: naics_code, naics_title, naics_probability
 (of the answer), naics_best, naics_best_title, naics_best_probability (of the likeliest six-digit code),

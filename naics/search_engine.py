@@ -31,6 +31,7 @@ CALIBRATION = "search_calibration.json"
 EVERY_ROLE = (*SEEN, "validation", "test", "withheld")
 MATCHES = 0.7  # share of a query's weight that a cross-reference must hold to be shown
 MOST_NOTES = 3
+DIGITS = 4  # of a probability that is shown, and compared with the threshold
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answer:
-    """`code` is the deepest of `levels` whose probability reached the threshold, None where none did."""
+    """`code` is the deepest whose probability reached the threshold, of several the likeliest; None where no
+    code did. `levels` lead from its sector to it and on to the likeliest below; without a code, from the top.
+    """
 
     query: str
     code: str | None
@@ -144,20 +147,23 @@ class Searcher:
 
     def _answer(self, query: str, probability: np.ndarray, top_k: int, threshold: float) -> Answer:
         """`probability` (n,) of all codes."""
-        path, row = [], -1
-        while row in self._children:  # from the likeliest sector down to a six-digit code
+        tree, leaves = self.taxonomy, self.taxonomy.leaves
+        reached = np.flatnonzero(probability.round(DIGITS) >= threshold).tolist()
+        chosen = max(reached, key=lambda row: (tree.levels[row], probability[row]), default=-1)
+        path = [row for row in tree.ancestors[chosen].tolist() if row >= 0] if chosen >= 0 else []
+        row = chosen
+        while row in self._children:  # on to the likeliest six-digit code below it
             row = max(self._children[row], key=lambda child: probability[child])
             path.append(row)
         levels = [self._candidate(row, probability) for row in path]
-        likely = [level.code for level in levels if level.probability >= threshold]
-        leaves = self.taxonomy.leaves
         best = leaves[np.argsort(-probability[leaves], kind="stable")[:top_k]].tolist()
         codes = [self._candidate(row, probability, self._evidence(query, row)) for row in best]
-        return Answer(query, likely[-1] if likely else None, levels, codes, self._notes(query, best))
+        code = tree.codes[chosen] if chosen >= 0 else None
+        return Answer(query, code, levels, codes, self._notes(query, best))
 
     def _candidate(self, row: int, probability: np.ndarray, evidence: Evidence | None = None) -> Candidate:
         code, title = self.taxonomy.codes[row], self.taxonomy.titles[row]
-        return Candidate(code, title, round(float(probability[row]), 4), evidence)
+        return Candidate(code, title, round(float(probability[row]), DIGITS), evidence)
 
     def _evidence(self, query: str, row: int) -> Evidence | None:
         """The index entry of a code that is most like the query; None where none shares a word."""

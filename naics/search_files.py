@@ -57,7 +57,7 @@ def read_chunks(path: Path, column: str) -> Iterator[Chunk]:
             _check_column(path, column, batch.schema.names)
             texts = batch.column(column).to_pylist()
             yield Chunk(batch, ["" if text is None else str(text) for text in texts])
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path}: not a whole {form_of(path)} table ({reason})") from None
 
@@ -109,7 +109,7 @@ def _json_chunks(path: Path, column: str) -> Iterator[Chunk]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):  # the latter of brackets nested without end
                 raise InputError(f"{path}, line {number}: is no JSON; write one object a line") from None
             if not isinstance(row, dict) or column not in row:
                 raise InputError(f"{path}, line {number}: no object with {column!r}; see --column")
@@ -122,7 +122,16 @@ def _json_chunks(path: Path, column: str) -> Iterator[Chunk]:
 
 
 def _json_chunk(rows: list[dict[str, Any]], column: str) -> Chunk:
-    return Chunk(rows, ["" if row[column] is None else str(row[column]) for row in rows])
+    # Half a surrogate pair (an emoji cut in two) is no character: what is asked has a "?" in its place.
+    texts = ["" if row[column] is None else str(row[column]) for row in rows]
+    return Chunk(rows, [text.encode(errors="replace").decode() for text in texts])
+
+
+def json_line(row: dict[str, Any]) -> bytes:
+    try:
+        return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # half a surrogate pair: out as it came in, escaped
+        return (json.dumps(row) + "\n").encode()
 
 
 class TableWriter:
@@ -143,14 +152,16 @@ class TableWriter:
         return self._stack.__exit__(kind, error, trace)
 
     def write(self, chunk: Chunk, added: dict[str, pa.Array]) -> None:
-        names = chunk.rows.schema.names if isinstance(chunk.rows, pa.RecordBatch) else chunk.rows[0]
+        if isinstance(chunk.rows, pa.RecordBatch):
+            names = set(chunk.rows.schema.names)
+        else:
+            names = set().union(*chunk.rows)  # each row may have names of its own
         if clash := next((name for name in added if name in names), None):
             raise InputError(f"--file: has a column {clash!r} already; rename it")
         if isinstance(chunk.rows, list):
             columns = zip(*(values.to_pylist() for values in added.values()), strict=True)
             for row, values in zip(chunk.rows, columns, strict=True):
-                whole = row | dict(zip(added, values, strict=True))
-                self._file.write((json.dumps(whole, ensure_ascii=False) + "\n").encode())
+                self._file.write(json_line(row | dict(zip(added, values, strict=True))))
             return
         batch = chunk.rows
         for name, values in added.items():

@@ -17,11 +17,12 @@ from pathlib import Path
 import torch
 
 from naics.config import Config, compose
+from naics.data.census import fingerprint_roles
 from naics.data.curriculum import Curriculum, audit_line
 from naics.data.streaming_dataset import MatrixTriplets, ParquetTriplets, shared_pairs
-from naics.data.texts import CodeTexts, load_corpus
+from naics.data.texts import CodeTexts, Corpus, load_corpus
 from naics.gradient_caching import initial_points
-from naics.inference import build_model, make_tokenizer
+from naics.inference import build_model, check_roles, make_tokenizer
 from naics.model.encoder import TrainedWeights
 from naics.objective import Objective
 from naics.training import Batches, Run, finish, start_run, train_epoch
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = build_model(config, len(corpus.taxonomy)).to(device)
     if config.model.backbone == "ngram":
         model.encoder.backbone.fit_idf(texts.seen_texts())
-    started_from = start_weights(args, config, model, world)
+    started_from, roles = start_weights(args, config, model, corpus, world)
     if args.compile and config.model.backbone == "transformer":
         model.encoder.backbone.compile_body()
 
@@ -92,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     shared = shared_pairs(train.triplets.table, validation.triplets.table)
     run.say(f"validation: {len(validation.triplets.table):,} pairs, {shared} of them in training")
     identity = {"world_size": world.size, "data_fingerprint": texts.fingerprint, "started_from": started_from}
+    identity["roles"] = roles
     start_run(run, args.resume, args.wandb, identity)
 
     # Train
@@ -133,7 +135,6 @@ def make_batches(config: Config, texts: CodeTexts, world: World) -> tuple[Batche
         curriculum,
         rows,
         config.seed + 1,
-        rule=data.rule,
         split="validation",
         **held_out,
     )
@@ -142,9 +143,7 @@ def make_batches(config: Config, texts: CodeTexts, world: World) -> tuple[Batche
             Path(data.triplets_path), texts.corpus.taxonomy, curriculum, rows, config.seed, **held_out
         )
     else:
-        train = MatrixTriplets(
-            texts.corpus.taxonomy, curriculum, rows, config.seed, rule=data.rule, **held_out
-        )
+        train = MatrixTriplets(texts.corpus.taxonomy, curriculum, rows, config.seed, **held_out)
     queries = texts.training_queries(config.loss.query_weight > 0, config.loss.redirect_weight > 0)
     steps = min(train.steps_per_epoch, trainer.limit_train_batches or train.steps_per_epoch)
     val_steps = min(validation.steps_per_epoch, trainer.limit_val_batches)
@@ -156,9 +155,11 @@ def make_batches(config: Config, texts: CodeTexts, world: World) -> tuple[Batche
 
 
 def start_weights(
-    args: argparse.Namespace, config: Config, model: torch.nn.Module, world: World
-) -> str | None:
-    """Load the stage before this one (--from auto), or what --from names; says which."""
+    args: argparse.Namespace, config: Config, model: torch.nn.Module, corpus: Corpus, world: World
+) -> tuple[str | None, str | None]:
+    """Load the stage before this one (--from auto), or what --from names. Returns which, and the fingerprint
+    of the index entries' roles: None where an older checkpoint does not say what trained it.
+    """
     path = None
     if args.start == "auto" and config.curriculum.previous:
         path = Path(config.paths.checkpoint_dir) / config.curriculum.previous / "best.pt"
@@ -169,8 +170,9 @@ def start_weights(
     elif args.start not in ("auto", "none"):
         path = Path(args.start)
     if path is None:
-        return None
+        return None, fingerprint_roles(corpus.taxonomy, corpus.index)
     stored = load_checkpoint(path, restore_rng=False, model=TrainedWeights(model))
+    roles = check_roles(path, stored, corpus.taxonomy, corpus.index, world.is_main)
     try:
         before = stored["config"]["stages"], stored["config"]["curriculum"]["name"], f"{stored['best']:.4f}"
         config.stages = [str(name) for name in (*before[0], before[1])]
@@ -178,7 +180,7 @@ def start_weights(
         raise InputError(f"{path}: does not say what its stages were; use another checkpoint") from None
     if world.is_main:
         print(f"starts from {path} ({' -> '.join(config.stages)}, validation loss {before[2]})")
-    return config.stages[-1]
+    return config.stages[-1], roles
 
 
 if __name__ == "__main__":

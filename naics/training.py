@@ -26,6 +26,7 @@ from training_utils import (
     World,
     describe_run,
     latest_checkpoint,
+    leave_later_ones,
     load_checkpoint,
     make_grad_scaler,
     make_lr_scheduler,
@@ -134,11 +135,15 @@ def start_run(run: Run, resume: str | None, wandb: bool, identity: dict[str, Any
     progress |= identity | {"total_steps": run.total_steps, "config": asdict(config)}
     folder = Path(config.paths.output_dir) / config.experiment_name
     run.out.mkdir(parents=True, exist_ok=True)
+    if wandb:
+        os.environ.setdefault("WANDB_PROJECT", config.project_name)
     run.log = RunLog(folder, asdict(config) | describe_run(run.device), wandb, run.world.is_main)
     run.log.rewind(progress["step"], progress["epoch"])
 
 
 def restore(run: Run, path: Path, identity: dict[str, Any]) -> None:
+    bases, groups = list(run.scheduler.base_lrs), run.optimizer.param_groups
+    decays = [group["weight_decay"] for group in groups]
     stored = load_checkpoint(path, world=run.world, **run.parts)
     sound = all(type(stored.get(name)) is int and stored[name] >= 0 for name in COUNTS)
     was = flatten(stored["config"]) if isinstance(stored.get("config"), dict) else {}
@@ -149,6 +154,9 @@ def restore(run: Run, path: Path, identity: dict[str, Any]) -> None:
     for name, now in identity.items():
         if stored.get(name) != now:
             run.say(f"resume: not exact, {name} was {stored.get(name)}, is {now}")
+    if stored.get("roles") != identity["roles"]:
+        # Entries that other roles held out may have trained these weights: no data may pass for theirs.
+        identity["roles"] = stored.get("roles") and "mixed"
     new = flatten(asdict(run.config))
     for name in sorted(was.keys() | new.keys()):
         if was.get(name) != new.get(name) and not name.startswith(
@@ -160,9 +168,14 @@ def restore(run: Run, path: Path, identity: dict[str, Any]) -> None:
             f"resume: the schedule's {stored['total_steps']} steps become {run.total_steps}, from here on"
         )
     run.progress.update({name: stored[name] for name in ("epoch", "batch", "step", "stale", "best")})
-    for group, base in zip(run.optimizer.param_groups, run.scheduler.base_lrs, strict=True):
-        group["lr"] = base * run.scheduler.lr_lambdas[0](stored["step"])  # the schedule of this command rules
+    # The rates of this command rule, not those stored; the schedule does not count steps that were left out.
+    factor = run.scheduler.lr_lambdas[0](run.scheduler.last_epoch)
+    run.scheduler.base_lrs = bases
+    for group, base, decay in zip(run.optimizer.param_groups, bases, decays, strict=True):
+        group.update(initial_lr=base, lr=base * factor, weight_decay=decay)
     run.say(f"resume: {path}, epoch {run.progress['epoch'] + 1}, step {run.progress['step']}")
+    if not leave_later_ones(run.out / "best.pt", run.progress["step"], run.world):
+        run.progress.update(best=None, stale=0)
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

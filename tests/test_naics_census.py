@@ -225,6 +225,7 @@ def with_row(kind: str, row: list) -> dict[str, list[list]]:
             with_row("index", [999999, "Things"]),
             r"Index_File.xlsx, row 17: code 999999 is not in the codes file",
         ),
+        (with_row("index", [3211, "Things"]), r"Index_File.xlsx, row 17: 3211 is no six-digit code"),
         (with_row("index", [321110, None]), r"Index_File.xlsx, row 17: code 321110 has no text"),
         (with_row("references", ["***", "Text"]), r"Cross_References.xlsx, row 9: no code"),
         (
@@ -269,6 +270,10 @@ def test_parquet_files_that_do_not_fit(tiny, tmp_path):
     index = pq.read_table(tiny / "naics_index.parquet")
     pq.write_table(index.set_column(1, "code", pa.array(["999999"] * 14)), tmp_path / "naics_index.parquet")
     with pytest.raises(InputError, match="naics_index.parquet: names code 999999"):
+        census.load_index(tmp_path)
+    codes = [*index["code"].to_pylist()[:-1], "3211"]  # no class of the training's queries
+    pq.write_table(index.set_column(1, "code", pa.array(codes)), tmp_path / "naics_index.parquet")
+    with pytest.raises(InputError, match="naics_index.parquet, row 14: .* is of 3211, no six-digit code"):
         census.load_index(tmp_path)
 
 

@@ -5,6 +5,7 @@ import pytest
 from naics.config import CONF, compose
 from training_utils import InputError
 
+NO_CODES = ["loss.triplet_weight=0", "loss.stress_weight=0"]
 STAGES = ("01_stage_easy", "02_stage_medium", "03_stage_hard")
 
 
@@ -40,6 +41,11 @@ def test_overrides_groups_and_interpolations():
     assert config.curriculum.buckets[8] == 0.2 and config.curriculum.buckets[1] == 0.3
 
 
+def test_one_term_is_enough():
+    for more in ([], ["data.queries=0", "loss.listwise_weight=1"], ["loss.redirect_weight=0"]):
+        assert compose("01_stage_easy", [*NO_CODES, *more])
+
+
 def test_every_file_of_conf_composes():
     for path in CONF.glob("*/*.yaml"):
         group = "" if path.parent.name == "curriculum" else f"{path.parent.name}={path.stem}"
@@ -62,6 +68,9 @@ def test_every_file_of_conf_composes():
         (["data.rule=best"], ("data.rule=best", "corrected, compat")),
         (["model.dropout=1.0"], ("model.dropout",)),
         (["model.moe.top_k=9"], ("model.moe.top_k=9",)),
+        (["data.rule=compat"], ("data.rule=compat", "not trained on", "corrected")),
+        ([*NO_CODES, "data.queries=0"], ("triplet_weight", "data.queries")),
+        ([*NO_CODES, "loss.query_weight=0"], ("query_weight", "validation")),  # cross-references alone
         (["seed=null"], ("seed",)),
         (["loss.geometry=flat"], ("lorentz, euclidean, sphere",)),
         (["seed=4294967296"], ("seed",)),

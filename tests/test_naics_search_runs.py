@@ -153,6 +153,33 @@ def test_levels_nest_and_the_threshold_moves_the_answer(model, data_dir):
     assert len({answer.code and len(answer.code) for answer in strict}) > 1  # some stop higher up
 
 
+class Told:
+    """In place of the hybrid: six-digit codes as likely as told, the others share what is left."""
+
+    model = None
+
+    def __init__(self, taxonomy, told: dict[str, float]) -> None:
+        codes = [taxonomy.codes[row] for row in taxonomy.leaves]
+        rest = (1 - sum(told.values())) / (len(codes) - len(told))
+        self._log = np.log([told.get(code, rest) for code in codes])
+
+    def scores(self, texts):
+        return np.tile(self._log, (1, len(texts), 1))
+
+
+def test_the_answer_is_the_deepest_of_all_codes_that_reach_the_threshold(data_dir):
+    corpus = load_corpus(data_dir)
+    told = Told(corpus.taxonomy, {"311811": 0.3, "311812": 0.01, "541940": 0.29})  # and 81: 0.4
+    searcher = search_engine.Searcher(corpus, told, word_index_of(corpus), np.ones(1))
+    found = {threshold: searcher.answer(["x"], 2, threshold)[0] for threshold in (0.0, 0.25, 0.35, 0.5)}
+    assert [answer.code for answer in found.values()] == ["311811", "311811", "812", None]
+    for answer in found.values():
+        codes = [level.code for level in answer.levels]
+        assert [len(code) for code in codes] == [2, 3, 4, 5, 6] and answer.code in (None, *codes)
+        assert all(low.startswith(high) for high, low in zip(codes, codes[1:], strict=False))
+    assert search.row_of(found[0.25])["naics_probability"] == 0.3
+
+
 def test_a_batch_answers_as_one_text_does(model, data_dir, monkeypatch):
     searcher = load_searcher(model.checkpoint, data_dir, "cpu")
     texts = ["dog grooming", "", "nail salons", "bread", "film developing while you wait"]
@@ -295,6 +322,17 @@ def test_a_table_without_rows_stays_one(model, data_dir, tmp_path, suffix):
     assert read_rows(out) == [] and "naics_code" in out.read_bytes().decode("latin1")
 
 
+def test_half_an_emoji_goes_out_as_it_came_in(model, data_dir, tmp_path):
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    rows = [{"text": "dog grooming \ud83d"}, {"text": "nail salons", "note": "\ude00 ü"}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run_main(search.main, "--file", source, "--out", out, *flags(data_dir, model.checkpoint))
+    assert result.returncode == 0, result.stderr
+    found = read_rows(out)
+    assert [{name: row[name] for name in asked} for row, asked in zip(found, rows, strict=True)] == rows
+    assert [row["naics_best"] for row in found] == ["812910", "812113"]
+
+
 def test_bad_input_is_refused(model, data_dir, tmp_path):
     out = tmp_path / "out.csv"
 
@@ -312,10 +350,14 @@ def test_bad_input_is_refused(model, data_dir, tmp_path):
     refused("no column 'text'", "words", content=b"id,words\n1,a\n")
     refused("2 column 'text'", content=b"text,text\n1,a\n")
     refused("already", "naics_code", content=b"text,naics_code\na,b\n")
+    later = b'{"text": "a"}\n{"text": "b", "naics_code": "311811"}\n'
+    refused("already", "naics_code", name="in.jsonl", content=later, out=tmp_path / "o.jsonl")
     refused("not a whole csv", content=b"text,b\na,b\nc\n")
+    refused("not a whole csv", content=b'text,"b\n' + b"dog grooming,x\n" * 20_000)  # an unclosed quote
     refused("not a whole csv", content=b"text\n\xff\xfe\n")
     refused("is empty", content=b"")
     refused("line 2", "JSON", name="in.jsonl", content=b'{"text": "a"}\n{"text"', out=tmp_path / "o.jsonl")
+    refused("line 1", "JSON", name="in.jsonl", content=b"[" * 100_000, out=tmp_path / "o.jsonl")
     refused("line 1", "'text'", name="in.jsonl", content=b'{"words": "a"}\n', out=tmp_path / "o.jsonl")
     refused("not a whole parquet", name="in.parquet", content=b"PAR1", out=tmp_path / "o.parquet")
     refused("form of --file", content=b"text\na\n", out=tmp_path / "o.parquet")

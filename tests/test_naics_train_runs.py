@@ -1,22 +1,28 @@
 """naics/train.py as a user runs it; test_contracts.py has what all training scripts promise."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import ROOT, assert_refused, assert_same_weights, one_thread, records, run_main, torchrun
 from tiny_naics import write_data
 
-from naics import cli
+from naics import cli, evaluate
 from naics.data.census import load_index, load_taxonomy
+from naics.data.texts import CodeTexts, load_corpus
 from naics.data.triplets import write_triplets
 from naics.inference import load_model
 from naics.train import main
+from training_utils import InputError
 
 SCRIPT = ROOT / "naics" / "train.py"
 STAGES = ("01_stage_easy", "02_stage_medium", "03_stage_hard")
@@ -157,6 +163,23 @@ def test_early_stop(flags, tmp_path):
     assert len(epochs) < 10
 
 
+def test_the_project_name_reaches_wandb(flags, monkeypatch):
+    seen = []
+
+    def init(**_):
+        seen.append(os.environ.get("WANDB_PROJECT"))
+        return SimpleNamespace(log=lambda *_, **__: None, finish=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    monkeypatch.setenv("WANDB_PROJECT", "")  # so that it is put back afterwards
+    monkeypatch.delenv("WANDB_PROJECT")
+    once = ["--max_steps", "1", "project_name=codes", "--wandb"]
+    train([*flags("run"), *once])
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    train([*flags("other"), *once])
+    assert seen == ["codes", "mine"]
+
+
 # ---------------------------------------------------------------- stop and resume
 
 
@@ -185,6 +208,138 @@ def test_resume_in_the_middle_of_an_epoch_is_exact(flags, tmp_path, stage):
         for name in ("whole", "stopped")
     ]
     assert kept[0] == kept[1]
+
+
+def rates(base: Path) -> dict[int, float]:
+    rows = records(base / "outputs" / STAGES[0])
+    return {row["step"]: row["lr"] for row in rows if row["split"] == "train"}
+
+
+def resume_after_one_epoch(flags, base: Path, *changed: str) -> subprocess.CompletedProcess:
+    """A run of two epochs whose second is done again, with settings `changed`."""
+    if not base.exists():
+        train([*flags(base.name), "training.trainer.max_epochs=2"])
+    for path in checkpoint(base, "").glob("checkpoint-*.pt"):
+        if path.name != "checkpoint-epoch1.pt":
+            path.unlink()
+    return train([*flags(base.name), "training.trainer.max_epochs=2", *changed, "--resume", "auto"])
+
+
+def test_the_rates_of_the_command_rule_a_resume(flags, tmp_path):
+    resume_after_one_epoch(flags, tmp_path / "run")
+    before = rates(tmp_path / "run")
+    resume_after_one_epoch(
+        flags, tmp_path / "run", "training.learning_rate=2e-5", "training.weight_decay=0.5"
+    )
+    after = rates(tmp_path / "run")
+    assert after.keys() == before.keys()
+    for step in list(before)[len(before) // 2 :]:
+        assert after[step] == pytest.approx(before[step] / 100)
+    stored = torch.load(checkpoint(tmp_path / "run", "checkpoint-last.pt"), weights_only=True)
+    assert [group["weight_decay"] for group in stored["optimizer"]["param_groups"]] == [0.5, 0.0]
+
+
+def test_a_resume_knows_that_the_schedule_waits_for_a_step_left_out(flags, tmp_path, monkeypatch):
+    from naics import training
+
+    real = training.backward
+
+    def broken(run, triplets, queries):
+        values = real(run, triplets, queries)
+        return values | ({"loss": float("nan")} if run.progress["step"] in (4, 5) else {})
+
+    monkeypatch.setattr(training, "backward", broken)
+    train([*flags("run"), "training.trainer.max_epochs=2"])
+    last = checkpoint(tmp_path / "run", "checkpoint-epoch2.pt")
+    whole = last.rename(tmp_path / "whole.pt")
+    resume_after_one_epoch(flags, tmp_path / "run")
+    assert_same_weights(whole, last)
+
+
+def test_a_resume_from_further_back_or_elsewhere_is_a_run_of_its_own(flags, tmp_path):
+    out, epochs = tmp_path / "run", "training.trainer.max_epochs=3"
+    train([*flags("run"), epochs])
+    start = checkpoint(out, "checkpoint-epoch2.pt")
+    result = train([*flags("run"), epochs, "training.learning_rate=1e-12", "--resume", str(start)])
+    assert "abandoned-checkpoint-epoch3.pt" in result.stdout
+    steps = {
+        name: torch.load(checkpoint(out, name), weights_only=True)["progress"]["step"]
+        for name in ("checkpoint-last.pt", "checkpoint-epoch3.pt", "best.pt")
+    }
+    assert steps["checkpoint-last.pt"] == steps["checkpoint-epoch3.pt"] >= steps["best.pt"]
+    train([*flags("other"), epochs, "training.learning_rate=1e-12", "--resume", str(start)])
+    assert checkpoint(tmp_path / "other", "best.pt").is_file()
+
+
+def test_data_that_hold_out_other_entries_are_refused(flags, tmp_path):
+    data = write_data(tmp_path / "data")
+    first = [*flags("run"), f"paths.data_dir={data}", "training.trainer.max_epochs=1"]
+    train(first)
+    best = checkpoint(tmp_path / "run", "best.pt")
+    load_model(best, data, "cpu")
+
+    path = data / "naics_index.parquet"
+    whole = pq.read_table(path)
+    pq.write_table(whole.take(list(range(len(whole)))[::-1]), path)
+    load_model(best, data, "cpu")  # another order is no other role
+    swap = {"train": "test", "test": "train"}
+    roles = pa.array([swap.get(role, role) for role in whole["role"].to_pylist()])
+    pq.write_table(whole.set_column(whole.column_names.index("role"), "role", roles), path)
+    words = ("best.pt", "other roles of the index entries")
+    assert_refused(run_main(evaluate.main, "--checkpoint", best, "--data_dir", data), *words)
+    assert not (best.parent / "test_log.jsonl").exists()
+    second = [*flags("run", STAGES[1]), f"paths.data_dir={data}"]
+    assert_refused(run_main(main, *second), *words)
+
+    # A resume goes on and says so; what two sets of roles have trained then fits neither.
+    result = train([*first, "training.trainer.max_epochs=2", "--resume", "auto"])
+    assert "not exact, roles was" in result.stdout
+    mixed = checkpoint(tmp_path / "run", "checkpoint-last.pt")
+    for table in (pq.read_table(path), whole):
+        pq.write_table(table, path)
+        with pytest.raises(InputError, match="other roles"):
+            load_model(mixed, data, "cpu")
+
+
+def rewrite(path: Path, target: Path, **changed) -> Path:
+    """A checkpoint with another progress; None takes a value out."""
+    state = torch.load(path, weights_only=True)
+    progress = {name: value for name, value in (state["progress"] | changed).items() if value is not None}
+    torch.save(state | {"progress": progress}, target)
+    return target
+
+
+def test_a_checkpoint_without_roles_is_taken_and_named(flags, tmp_path, data, capsys):
+    train([*flags("run"), "training.trainer.max_epochs=1"])
+    best = checkpoint(tmp_path / "run", "best.pt")
+    load_model(best, data, "cpu")
+    assert capsys.readouterr().err == ""
+    rewrite(best, best, roles=None)
+    load_model(best, data, "cpu")
+    assert capsys.readouterr().err.count("\n") == 1
+    result = train([*flags("run", STAGES[1]), "training.trainer.max_epochs=1"])
+    assert "best.pt: does not say which index entries" in result.stderr
+    after = torch.load(checkpoint(tmp_path / "run", "best.pt", STAGES[1]), weights_only=True)
+    assert after["progress"]["roles"] is None  # nor does it know of the stage before
+
+
+def test_codes_lie_where_the_weights_of_a_checkpoint_put_them(flags, tmp_path, data):
+    """In mid-epoch too, where the points that it holds are those of the training's steps."""
+    exact = ["training.trainer.precision=32", "training.trainer.max_epochs=1", "model.dropout=0.5"]
+    train([*flags("run"), *exact, "training.save_every_steps=7"])
+    folder = checkpoint(tmp_path / "run", "")
+    whole, middle = folder / "checkpoint-epoch1.pt", folder / "checkpoint-previous.pt"
+    assert torch.load(middle, weights_only=True)["progress"]["batch"] == 7
+    model = load_model(middle, data, "cpu")
+    stored = torch.load(middle, weights_only=True)["model"]["points"].numpy()
+    assert np.abs(model.codes - stored).max() > 0.01  # or the test would show nothing
+    texts = CodeTexts(load_corpus(data), model.tokenizer, tmp_path / "cache")
+    with torch.no_grad():
+        points = model.model.encoder(texts.channels(np.arange(23)))[0].numpy()
+    np.testing.assert_allclose(model.codes, points, atol=1e-5)
+    # As a validation of the same weights finds them
+    ended, again = load_model(whole, data, "cpu"), rewrite(whole, tmp_path / "again.pt", batch=7)
+    np.testing.assert_allclose(load_model(again, data, "cpu").codes, ended.codes, atol=1e-5)
 
 
 # ---------------------------------------------------------------- ranks

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from naics.data.census_texts import CODE, FIRST_OF_SECTOR, RANGE, parent_code
 from naics.data.workbooks import Census, read_census
-from naics.index_roles import assign_roles, near_matches
+from naics.index_roles import assign_roles, near_matches, roles_fingerprint
 from training_utils import InputError, replacing
 
 DESCRIPTIONS, INDEX = "naics_descriptions.parquet", "naics_index.parquet"
@@ -263,13 +263,22 @@ def to_rows(path: Path, lists: list[list[str] | None], rows: dict[str, int]) -> 
 def load_index(data_dir: Path) -> IndexEntries:
     path = Path(data_dir) / INDEX
     table = read_table(path, {"entry_id": "number", "code": "text", "text": "text", "role": "text"})
-    rows = to_rows(path, [table["code"]], load_taxonomy(data_dir).rows)[0]
+    taxonomy = load_taxonomy(data_dir)
+    rows = to_rows(path, [table["code"]], taxonomy.rows)[0]
+    for row, code in enumerate(rows):
+        if taxonomy.levels[code] != LEVELS[-1]:
+            where = f"{path}, row {row + 1}: {table['text'][row][:60]!r}"
+            raise InputError(f"{where} is of {taxonomy.codes[code]}, no six-digit code; run preprocess again")
     return IndexEntries(
         np.array(table["entry_id"], np.int64),
         np.array(rows, np.int16),
         tuple(table["text"]),
         np.array(table["role"], str),
     )
+
+
+def fingerprint_roles(taxonomy: Taxonomy, index: IndexEntries) -> str:
+    return roles_fingerprint([taxonomy.codes[row] for row in index.rows], index.texts, index.roles)
 
 
 def load_references(data_dir: Path) -> References:

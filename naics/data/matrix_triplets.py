@@ -3,6 +3,9 @@
 For an anchor, the codes of a hardness stand together in the order of its distances, the excluded ones behind
 all others: 9 MB for 2,125 codes hold what 976 million written triplets do. Random numbers come from a counter
 that (seed, epoch, step, row) sets, so that a resume, or another number of processes, needs no state.
+
+The rule is the corrected one: under compat, what a negative is depends on the positive too, which an order of
+the anchor's codes cannot say.
 """
 
 from typing import Any
@@ -217,7 +220,6 @@ class MatrixTriplets:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        rule: str = "corrected",
         split: str = "train",
         split_seed: int = 0,  # the same for both splits, whatever their `seed`
         validation_share: float = 0.05,
@@ -226,7 +228,7 @@ class MatrixTriplets:
         self.curriculum, self.seed = curriculum, seed
         self.rows = range(rank * batch_size, (rank + 1) * batch_size)
         self.global_batch = world_size * batch_size
-        distances = distance_matrix(taxonomy, rule)
+        distances = distance_matrix(taxonomy, "corrected")
         allowed = pairs_allowed(taxonomy, curriculum, split, split_seed, validation_share)
         anchors, positives = np.nonzero(allowed & curriculum.near(distances))
         pairs = anchors, positives, distances[anchors, positives]

@@ -181,7 +181,7 @@ class ParquetTriplets:
             if ((rows["hardness"] == EXCLUDED) != excluded).any():
                 raise InputError(
                     f"{self.paths[group[0]]}: row group {group[1]} excludes other codes than this taxonomy "
-                    "under the corrected rule; write the triplets of that rule again, or take backend matrix"
+                    f"under the corrected rule; remove the folder and {AGAIN}"
                 )
         pairs = np.nonzero(self.allowed & self.curriculum.near(distances))
         keys = sort_keys(distances, self.excluded)

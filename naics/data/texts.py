@@ -13,7 +13,7 @@ import numpy as np
 
 from naics.data.census import IndexEntries, References, Taxonomy, load_index, load_references, load_taxonomy
 from naics.data.matrix_triplets import philox
-from naics.data.tokenization_cache import Tokenizer, Tokens, build_cache, concatenate
+from naics.data.tokenization_cache import Tokenizer, Tokens, build_cache, concatenate, encode
 
 SEEN = ("examples", "train")  # roles that training may read
 QUERY_ORDER, QUERY_DROPOUT = 7, 8  # streams of the generator
@@ -63,9 +63,9 @@ class Queries:
 
 
 class CodeTexts:
-    """Tokens of all texts, and the four channels of any codes."""
+    """Tokens of all texts (without a folder for them, made in memory), and the four channels of any codes."""
 
-    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, cache_dir: Path) -> None:
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer, cache_dir: Path | None) -> None:
         taxonomy, index = corpus.taxonomy, corpus.index
         self.corpus, self.tokenizer = corpus, tokenizer
         channels = {
@@ -77,7 +77,8 @@ class CodeTexts:
             "activities": corpus.references.activities,
         }
         self.tokens = {
-            name: build_cache(cache_dir, name, texts, tokenizer) for name, texts in channels.items()
+            name: build_cache(cache_dir, name, texts, tokenizer) if cache_dir else encode(texts, tokenizer)
+            for name, texts in channels.items()
         }
         seen = np.flatnonzero(np.isin(index.roles, SEEN))
         order = seen[np.argsort(index.rows[seen], kind="stable")]

@@ -68,7 +68,7 @@ def read_census(folder: Path, year: int) -> Census:
     known = {row.code for row in codes}
     sheets = {kind: read_rows(folder, kind, year) for kind in ("descriptions", "index", "references")}
     for kind, rows in sheets.items():
-        check_codes(rows, known, may_lack_code=kind == "index")
+        check_codes(rows, known, of_index=kind == "index")
     described = by_code(sheets["descriptions"])
     parts = []
     for row in codes:
@@ -168,12 +168,16 @@ def by_code(rows: Sequence[Row]) -> dict[str, Row]:
     return found
 
 
-def check_codes(rows: Sequence[Row], known: set[str], may_lack_code: bool) -> None:
-    """Every row but those that point elsewhere has a code of the codes file, and a text with it."""
+def check_codes(rows: Sequence[Row], known: set[str], of_index: bool) -> None:
+    """Every row has a code of the codes file, and a text with it; in the index a code of six digits, or none
+    where it points elsewhere.
+    """
     for row in rows:
-        if not row.code and not may_lack_code:
+        if not row.code and not of_index:
             raise InputError(f"{row.where}: no code; fill the cell or remove the row")
         if row.code and row.code not in known:
             raise InputError(f"{row.where}: code {row.code} is not in the codes file; use files of one year")
+        if row.code and of_index and len(row.code) < 6:
+            raise InputError(f"{row.where}: {row.code} is no six-digit code; correct it or remove the row")
         if row.code and "text" in row.cells and not row.cells["text"]:
             raise InputError(f"{row.where}: code {row.code} has no text; fill the cell or remove the row")
