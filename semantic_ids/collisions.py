@@ -1,5 +1,7 @@
 """What becomes of items that share all codes: another last-level code for some, a number for the rest."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -50,7 +52,8 @@ def _spread(
     distances = np.square(residuals[rows[first], None] - codebook).sum(2, dtype=np.float64)  # (M, K)
     settled = np.unique(which[fixed[rows]])  # an item that equals a fixed one joins it
     for number in settled:
-        codes[rows[which == number], -1] = codes[rows[(which == number) & fixed[rows]][0], -1]
+        same = which == number  # two fixed ones may differ: each keeps its own
+        codes[rows[same & ~fixed[rows]], -1] = codes[rows[same & fixed[rows]][0], -1]
     open_ = np.setdiff1d(np.arange(len(first)), settled)
     open_ = open_[np.argsort(first[open_])]  # by item id, so that ties fall the same way
     if len(open_) == 0:
@@ -66,12 +69,17 @@ def _spread(
 
 
 def resolve_collisions(
-    ids: list[str], codes: np.ndarray, num_codes: int, previous: dict[str, tuple[int, ...]]
+    ids: list[str],
+    codes: np.ndarray,
+    num_codes: int,
+    previous: dict[str, list[int]],
+    retired: Sequence[list[int]] = (),
 ) -> np.ndarray:
     """The last number of each item (N): its place among the items of the same codes, ordered by item id.
 
     Numbers that `previous` gave to the same item with the same codes stay; the others take what is free,
-    from the highest given one on, so that none is ever given to two items.
+    from the highest given one on, so that none is ever given to two items. `retired` are IDs given earlier
+    still, to items that `previous` no longer has.
     """
     groups = pack(torch.from_numpy(codes), num_codes).numpy()
     last = np.full(len(ids), -1)
@@ -80,7 +88,8 @@ def resolve_collisions(
         if was is not None and list(was[:-1]) == codes[row].tolist():
             last[row] = was[-1]
     highest: dict[int, int] = {}  # also of items that are gone
-    given = torch.tensor(list(previous.values()) or np.zeros((0, codes.shape[1] + 1), dtype=np.int64))
+    given = [*previous.values(), *retired]
+    given = torch.tensor(given or np.zeros((0, codes.shape[1] + 1), dtype=np.int64))
     for group, number in zip(pack(given[:, :-1], num_codes).tolist(), given[:, -1].tolist(), strict=True):
         highest[group] = max(highest.get(group, -1), number)
     rows = np.flatnonzero(last < 0)
@@ -89,3 +98,17 @@ def resolve_collisions(
     free = np.array([highest.get(each, -1) + 1 for each in group.tolist()], dtype=np.int64)
     last[rows] = np.arange(len(rows)) + np.repeat(free - first, size)
     return last
+
+
+def retired_ids(given: Iterable[list[int]], now: np.ndarray) -> list[list[int]]:
+    """Of the IDs ever `given`, the highest of each group of codes that is above all that the group has `now`
+    (N, L + 1): without these, the next export would give their numbers to new items.
+    """
+    highest: dict[tuple[int, ...], int] = {}
+    for *codes, number in given:
+        group = tuple(codes)
+        highest[group] = max(highest.get(group, -1), number)
+    for *codes, number in now.tolist() if highest else ():
+        if highest.get(tuple(codes), -1) <= number:
+            highest.pop(tuple(codes), None)
+    return [[*codes, number] for codes, number in sorted(highest.items())]

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from semantic_ids.item_embeddings import STREAMED
+from semantic_ids.item_embeddings import parquet_batches
 from semantic_ids.tokenize_items import ragged_path, text_hash
 from training_utils import InputError, World, init_distributed, pick_device, replacing, run_script
 
@@ -41,7 +41,6 @@ TOKENS_A_BATCH = {"cpu": 2048, "cuda": 65_536, "mps": 8192}  # padded; in float3
 MOST_WORKERS = 8  # more would wait for the interpreter
 BATCHES_A_SHARD = 32
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ROWS_AT_ONCE = 4096
 
 
 def parse_args() -> argparse.Namespace:
@@ -126,25 +125,6 @@ def check_items(path: Path, tokens: dict[str, np.ndarray]) -> None:
         raise InputError(f"{path}: has {row:,} items, tokenized were {len(known):,}; tokenize again")
 
 
-def parquet_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    try:
-        with pq.ParquetFile(path, **STREAMED) as file:
-            names = file.schema_arrow.names
-            if twice := next((name for name in names if names.count(name) > 1), None):
-                raise InputError(f"{path}: has two columns {twice!r}; rename one")
-            for name in columns or []:
-                if name not in file.schema_arrow.names:
-                    raise InputError(
-                        f"{path}: no column {name!r} (it has {', '.join(file.schema_arrow.names[:12])})"
-                    )
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
-                batch.validate(full=True)  # texts are UTF-8
-                yield batch
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise InputError(f"{path}: not a whole Parquet file ({reason})") from None
-
-
 # ---------------------------------------------------------------- the model
 
 
@@ -167,6 +147,29 @@ def load_model(args: argparse.Namespace, device: torch.device) -> nn.Module:
     if args.dim > width:
         raise InputError(f"--dim {args.dim}: {args.model} gives {width} numbers; name {width} or fewer")
     return model.to(device).eval()
+
+
+def check_tokens(args: argparse.Namespace, model: nn.Module, tokens: dict[str, np.ndarray]) -> None:
+    """The model has a vector for every token, and a position for every place."""
+    if (top := int(tokens["ids"].max())) >= model.get_input_embeddings().num_embeddings:
+        raise InputError(f"--model {args.model}: knows no token {top}; tokenize with the same --model")
+    lengths = np.diff(tokens["offsets"])
+    longest, places = int(lengths.max()), positions(model)
+    if 0 < places < longest:
+        raise InputError(
+            f"--model {args.model}: reads {places} tokens, item {tokens['item_ids'][lengths.argmax()]} has "
+            f"{longest}; tokenize with --max_length {places}"
+        )
+
+
+def positions(model: nn.Module) -> int:
+    """Tokens of the longest text, or 0 where nothing says so. RoBERTa and its like count positions from
+    the padding's on, so that the first of their table are never used."""
+    for module in model.modules():
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, nn.Embedding) and table.padding_idx is not None:
+            return table.num_embeddings - table.padding_idx - 1
+    return getattr(model.config, "max_position_embeddings", None) or 0
 
 
 def compile_model(model: nn.Module) -> None:
@@ -366,8 +369,7 @@ def main() -> None:
     tokens = load_tokens(args.tokenized)
     check_items(args.items, tokens)
     model = load_model(args, device)
-    if (top := int(tokens["ids"].max())) >= model.get_input_embeddings().num_embeddings:
-        raise InputError(f"--model {args.model}: knows no token {top}; tokenize with the same --model")
+    check_tokens(args, model, tokens)
 
     # Embed
     folder = args.output.with_name(f".{args.output.stem}-{model_key(args, model, tokens)}")

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from semantic_ids.embed_items import parquet_batches
+from semantic_ids.item_embeddings import parquet_batches
 from training_utils import InputError, replacing, run_script
 
 POWER_ITERATIONS = 2  # of the randomized SVD; more change cosines by less than 1e-3

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from training_utils import InputError
 
-ROWS_AT_ONCE = 8192
+ROWS_AT_ONCE = 8192  # of embeddings
+ITEMS_AT_ONCE = 4096
 # of pq.ParquetFile, which by itself keeps all that it has read, or a whole row group
 STREAMED: dict[str, Any] = {"pre_buffer": False, "buffer_size": 2**20}
 
@@ -83,8 +84,31 @@ def embedding_blocks(path: str | Path, dim: int | None = None) -> Iterator[tuple
         raise InputError(f"{path}: holds no row")
 
 
+def parquet_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """A Parquet file of items (only these columns), checked as it is read."""
+    try:
+        with pq.ParquetFile(path, **STREAMED) as file:
+            names = file.schema_arrow.names
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise InputError(f"{path}: has two columns {twice!r}; rename one")
+            for name in columns or []:
+                if name not in file.schema_arrow.names:
+                    raise InputError(
+                        f"{path}: no column {name!r} (it has {', '.join(file.schema_arrow.names[:12])})"
+                    )
+            for batch in file.iter_batches(ITEMS_AT_ONCE, columns=columns):
+                batch.validate(full=True)  # texts are UTF-8
+                yield batch
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise InputError(f"{path}: not a whole Parquet file ({reason})") from None
+
+
 def _matrix(path: Path, column: pa.Array, first: int, width: int) -> np.ndarray:
-    """(B, E) from a list column, fixed-size or not, of rows `first` on; `width` is that of those before."""
+    """(B, E) float32 from a list column, fixed-size or not, of rows `first` on, all of `width`, if given.
+
+    A float64 beyond float32 becomes infinite here, before the check for that.
+    """
     kind = column.type
     if not (pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         raise InputError(f"{path}: column 'embedding' holds {kind}, needed is a list of floats")
@@ -104,7 +128,9 @@ def _matrix(path: Path, column: pa.Array, first: int, width: int) -> np.ndarray:
     if values.null_count:
         row = first + values.is_null().to_pylist().index(True) // width
         raise InputError(f"{path}, row {row + 1}: embedding holds null; embed it again")
-    return values.to_numpy(zero_copy_only=False).reshape(len(column), width)
+    with np.errstate(over="ignore"):
+        single = values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    return single.reshape(len(column), width)
 
 
 def _check_rows(path: Path, ids: list[str], vectors: np.ndarray, seen: dict[str, int]) -> None:

@@ -1,7 +1,7 @@
 """Raw item metadata in the forms it comes in, as plain dicts, streamed in order.
 
 JSON lines of Amazon Reviews 2023 (`parent_asin`) or 2014 and 2018 (`asin`; the 2014 files hold Python
-literals), one JSON object id -> fields, CSV, TSV and Parquet; text forms also gzipped.
+literals), one JSON object id -> fields (on one line or more), CSV, TSV and Parquet; text forms also gzipped.
 """
 
 import ast
@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,7 +22,9 @@ import pyarrow.parquet as pq
 from semantic_ids.item_embeddings import STREAMED
 from training_utils import InputError
 
-MAX_LINE_BYTES = 16 * 2**20  # a longer line is damage
+MAX_LINE_BYTES = 16 * 2**20  # a longer line is damage, unless it is all there is
+# How a file starts that is one object (or list) of objects, rather than an item: it is parsed whole
+TABLE_START = re.compile(rb'\s*(?:\{\s*"(?:[^"\\]|\\.)*"\s*:|\[)\s*\{')
 ROWS_AT_ONCE = 4096
 
 Row = tuple[int, dict[str, Any] | None]  # its number, and None where it cannot be read
@@ -52,12 +55,16 @@ def read_items(path: str) -> Iterator[Row]:
 
 
 def _json(path: str, file: io.BufferedReader) -> Iterator[Row]:
-    """Lines, or one object of objects; which of them shows in the first line."""
+    """Lines, or one object of objects; which of them shows in the first line.
+
+    An object of objects takes memory in proportion to the file, lines do not.
+    """
     first = file.readline(MAX_LINE_BYTES)
     try:
         whole = not isinstance(json.loads(first), dict) or _is_table(json.loads(first))
     except (ValueError, RecursionError):
-        whole = first.strip() in (b"{", b"[")
+        cut = len(first) == MAX_LINE_BYTES
+        whole = first.strip() in (b"{", b"[") or (cut and bool(TABLE_START.match(first)))
     if not whole:
         number = 0
         line = first
@@ -73,6 +80,8 @@ def _json(path: str, file: io.BufferedReader) -> Iterator[Row]:
         return
     try:
         items = json.loads(first + file.read())
+    except MemoryError:
+        raise InputError(f"{path}: too large to be parsed whole; write one object a line (.jsonl)") from None
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}: not JSON ({error}); one object a line, or one object of all items"

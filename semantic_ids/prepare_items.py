@@ -17,6 +17,7 @@ import argparse
 import ast
 import hashlib
 import html
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -106,14 +107,21 @@ def category_text(value: Any) -> str:
     return plain_text(value)
 
 
+def written_object(text: str) -> Any:
+    """The value of JSON, or else of a Python literal."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return None
+
+
 def clean_fields(row: dict[str, Any], chosen: dict[str, str]) -> dict[str, str]:
     """The fields that an item has, cleaned; empty ones are left out."""
     details = row.get("details")
     if isinstance(details, str) and details.startswith("{"):
-        try:
-            details = ast.literal_eval(details)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            details = None
+        details = written_object(details)
     lowered = (
         {str(key).lower().replace(" ", "_"): value for key, value in details.items()}
         if isinstance(details, dict)

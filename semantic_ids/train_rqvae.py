@@ -14,7 +14,8 @@ from semantic_ids.item_batches import split_items
 from semantic_ids.item_embeddings import EmbeddingDataset
 from semantic_ids.rqvae import RQVAE, EMAVectorQuantizer, VectorQuantizer
 from semantic_ids.rqvae_config import RQVAEConfig, parse_config
-from semantic_ids.training import finish, start_run, train
+from semantic_ids.run_state import start_run
+from semantic_ids.training import finish, train
 from training_utils import init_distributed, pick_device, run_script, seed_everything
 
 __all__ = ["RQVAE", "EMAVectorQuantizer", "EmbeddingDataset", "RQVAEConfig", "VectorQuantizer"]

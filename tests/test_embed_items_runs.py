@@ -248,6 +248,27 @@ def test_bad_input_is_named(items, texts, qwen, bert, tmp_path):
     assert_refused(tokenize(items, qwen), "row 2: item 1 stands there twice")
 
 
+def test_texts_longer_than_the_models_positions_are_refused(texts, tmp_path):
+    """BERT's table of 40 positions takes 40 tokens; RoBERTa's loses two, as padding has number 1."""
+    from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
+
+    items = write_items(tmp_path / "items.parquet", texts)
+    size = dict(vocab_size=300, hidden_size=24, num_hidden_layers=1, num_attention_heads=4,
+                intermediate_size=32, max_position_embeddings=40)  # fmt: skip
+    models = BertModel(BertConfig(**size)), RobertaModel(RobertaConfig(**size, pad_token_id=1))
+    for model, places in zip(models, (40, 38), strict=True):
+        folder = make_tokenizer(tmp_path / type(model).__name__)
+        model.save_pretrained(folder)
+        flags = items, folder, tmp_path / "out.parquet", "--dim", 16, "--pooling", "mean"
+        assert tokenize(items, folder, max_length=places + 1).returncode == 0
+        refusal = embed(*flags)
+        assert_refused(
+            refusal, f"reads {places} tokens", f"{places + 1}; tokenize with --max_length {places}"
+        )
+        assert tokenize(items, folder, max_length=places).returncode == 0
+        assert embed(*flags).returncode == 0
+
+
 def test_every_reader_takes_the_embeddings(items, qwen, tmp_path):
     import datasets
     import pandas

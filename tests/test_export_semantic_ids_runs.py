@@ -4,6 +4,7 @@ import itertools
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -12,9 +13,10 @@ from test_train_rqvae_runs import SCRIPT
 from tiny_items import SMALL, clusters, write_embeddings
 
 from semantic_ids import export_semantic_ids
-from semantic_ids.collisions import resolve_collisions, spread_last_level
-from semantic_ids.export_semantic_ids import load_rqvae
+from semantic_ids.collisions import resolve_collisions, retired_ids, spread_last_level
+from semantic_ids.export_semantic_ids import encode_items, load_rqvae
 from semantic_ids.prefix_trie import PrefixTrie
+from semantic_ids.rqvae import RQVAE
 
 CODES = np.array([[1, 2], [1, 2], [0, 1], [1, 2], [0, 1]])
 IDS = ["c", "a", "e", "b", "d"]
@@ -32,6 +34,13 @@ def test_given_codes_stay_and_are_never_given_again():
     previous = {"b": (1, 2, 0), "gone": (1, 2, 3), "d": (3, 3, 0)}  # d had other codes
     found = dict(zip(IDS, resolve_collisions(IDS, CODES, 4, previous), strict=True))
     assert found == {"b": 0, "a": 4, "c": 5, "d": 0, "e": 1}
+
+
+def test_only_ids_above_those_in_use_are_retired():
+    given = [[1, 2, 0], [1, 2, 3], [1, 2, 5], [0, 1, 2], [3, 3, 0]]
+    now = np.array([[1, 2, 4], [0, 1, 2], [2, 2, 7]])
+    assert retired_ids(given, now) == [[1, 2, 5], [3, 3, 0]]
+    assert retired_ids([], now) == []
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -121,6 +130,16 @@ def test_every_item_one_id_and_every_id_one_item(trained, tmp_path):
     )
 
 
+def test_float64_embeddings_get_the_ids_of_float32(trained, tmp_path):
+    table = pq.read_table(trained[2])
+    doubles = pa.array(table.column("embedding").to_pylist(), pa.list_(pa.float64()))
+    pq.write_table(table.set_column(1, "embedding", doubles), tmp_path / "doubles.parquet")
+    for source, name in ((trained[2], "single"), (tmp_path / "doubles.parquet", "double")):
+        result = export(trained, source, tmp_path / f"{name}.parquet")
+        assert result.returncode == 0, result.stderr
+    assert ids_of(tmp_path / "single.parquet") == ids_of(tmp_path / "double.parquet")
+
+
 def test_ids_stay_when_items_are_added_or_sorted_anew(trained, tmp_path):
     first, second, sorted_anew = (tmp_path / f"{name}.parquet" for name in ("first", "second", "third"))
     assert export(trained, trained[1], first).returncode == 0
@@ -135,6 +154,43 @@ def test_ids_stay_when_items_are_added_or_sorted_anew(trained, tmp_path):
     )
     assert export(trained, tmp_path / "shuffled.parquet", sorted_anew).returncode == 0
     assert ids_of(sorted_anew) == before
+
+
+def test_a_removed_items_id_never_goes_to_another(trained, tmp_path):
+    """Kept, removed, a newcomer with the same codes, and the removed one back: four exports in a chain."""
+    table = pq.read_table(trained[1])
+    assert export(trained, trained[1], tmp_path / "0.parquet").returncode == 0
+    first = ids_of(tmp_path / "0.parquet")
+    gone = max(first, key=lambda item: int(first[item].rpartition("-")[2]))  # the last of its group
+    row = table.column("parent_asin").to_pylist().index(gone)
+    without = pa.concat_tables([table.slice(0, row), table.slice(row + 1)])
+    newcomer = table.slice(row, 1).set_column(0, "parent_asin", pa.array(["new"]))
+    given = {first[gone]: gone}
+    for step, rows in enumerate(
+        ([without], [without, newcomer], [without, newcomer, table.slice(row, 1)]), 1
+    ):
+        pq.write_table(pa.concat_tables(rows), tmp_path / "items.parquet")
+        previous = "--previous", tmp_path / f"{step - 1}.parquet"
+        result = export(trained, tmp_path / "items.parquet", tmp_path / f"{step}.parquet", *previous)
+        assert result.returncode == 0 and "0 changed" in result.stdout, result.stderr
+        for item, code in ids_of(tmp_path / f"{step}.parquet").items():
+            assert given.setdefault(code, item) == item
+    metadata = [pq.read_schema(tmp_path / f"{step}.parquet").metadata for step in range(4)]
+    kept = [json.loads((each or {}).get(b"retired_semantic_ids", b"null")) for each in metadata]
+    assert kept == [None, [first[gone]], None, None]  # no longer than it is needed
+
+
+def test_equal_items_are_encoded_equally_wherever_they_stand():
+    """The last block of a file is short, and its matrix products may take another kernel."""
+    torch.manual_seed(0)
+    model = RQVAE(256, (128,), 32, codebook_size=64).eval()
+    vectors = torch.nn.functional.normalize(torch.randn(8192, 256), dim=1)
+    model.fit_input_scale(vectors)
+    for short in (1, 3, 100):
+        blocks = iter([(["a"] * 8192, vectors.numpy()), (["b"] * short, vectors[:short].numpy())])
+        ids, codes, residuals = encode_items(model, blocks, torch.device("cpu"), with_residuals=True)
+        assert len(ids) == len(codes) == len(residuals) == 8192 + short
+        assert (residuals[8192:] == residuals[:short]).all() and (codes[8192:] == codes[:short]).all()
 
 
 # ---------------------------------------------------------------- the last level, chosen together
@@ -214,6 +270,15 @@ def test_price_nothing_changes_nothing_and_fixed_items_keep_their_code():
     assert not {4, 3} & set(others.tolist())
 
 
+def test_fixed_items_keep_their_codes_though_they_are_equal_now():
+    codebook = np.array([[0.0], [1.0], [2.0], [3.0]])
+    residuals = np.array([[0.1], [0.1], [0.1], [0.2]])
+    codes = np.array([[0, 0], [0, 1], [0, 0], [0, 0]])
+    fixed = np.array([True, True, False, False])
+    found = spread_last_level(list("abcd"), codes, residuals, codebook, 0.5, fixed)
+    assert found[:3].tolist() == [[0, 0], [0, 1], [0, 0]]
+
+
 def test_spread_ids_stay_when_items_are_added(trained, tmp_path):
     near, first, second = (tmp_path / f"{name}.parquet" for name in ("near", "first", "second"))
     price = "--collision_price", 100
@@ -225,6 +290,8 @@ def test_spread_ids_stay_when_items_are_added(trained, tmp_path):
     assert result.returncode == 0 and "0 changed" in result.stdout, result.stderr
     before, after = ids_of(first), ids_of(second)
     assert all(after[item] == code for item, code in before.items()) and len(set(after.values())) == 600
+    result = export(trained, trained[2], second, "--previous", first)  # and without a price
+    assert result.returncode == 0 and "0 changed" in result.stdout, result.stderr
     assert_refused(export(trained, trained[1], first, "--collision_price", -1), "--collision_price")
 
 
@@ -236,6 +303,11 @@ def test_bad_input_is_named(trained, tmp_path):
     )
     assert_refused(
         export(trained, trained[2], output, "--previous", trained[2]), "not an export with 3 levels"
+    )
+    of_another = pa.table({"parent_asin": ["a"], **{f"semantic_id_{n}": [16] for n in range(4)}})
+    pq.write_table(of_another, tmp_path / "another.parquet")
+    assert_refused(
+        export(trained, trained[2], output, "--previous", tmp_path / "another.parquet"), "16-16-16-16"
     )
     wide = write_embeddings(tmp_path / "wide.parquet", clusters(50, 20))
     assert_refused(export(trained, wide, output), "embeddings have 20 numbers")

@@ -9,6 +9,7 @@ import pytest
 from conftest import assert_refused, run_main
 
 from semantic_ids import prepare_items
+from semantic_ids.item_sources import MAX_LINE_BYTES
 from semantic_ids.prepare_items import category_text, plain_text
 
 
@@ -87,6 +88,28 @@ def test_one_object_of_items(tmp_path, indent):
     assert prepare(tmp_path / "items.json", tmp_path).returncode == 0
     (row,) = rows(tmp_path)
     assert row["item_context"] == "Product: Kit\nDescription: Relay, 500% Starts\nCategory: \nBrand: S"
+
+
+def test_an_object_of_items_on_one_long_line(tmp_path):
+    """Longer than any single item may be, as json.dump writes a whole catalogue."""
+    items = {str(number): {"title": f"Kit {number}", "description": "x " * 2000} for number in range(5000)}
+    source = tmp_path / "items.json"
+    source.write_text(json.dumps(items))
+    assert source.stat().st_size > MAX_LINE_BYTES
+    result = prepare(source, tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert [row["title"] for row in rows(tmp_path)] == [f"Kit {number}" for number in range(5000)]
+    source.write_text(json.dumps({"id": "1", "title": "x" * MAX_LINE_BYTES}) + "\n")  # one item
+    assert_refused(prepare(source, tmp_path), "line 1: longer than 16 MiB")
+
+
+@pytest.mark.parametrize(
+    "written", ['{"Genre": "Puzzle", "Batteries": true, "Note": null}', "{'Genre': 'Puzzle', 'Note': None}"]
+)
+def test_details_written_as_json_or_python(tmp_path, written):
+    item = {"parent_asin": "B01", "title": "Kit", "details": written}
+    assert prepare(write_lines(tmp_path / "meta.jsonl", [item]), tmp_path).returncode == 0
+    assert rows(tmp_path)[0]["genre"] == "Puzzle"
 
 
 @pytest.mark.parametrize("name", ["own.csv", "own.tsv", "own.parquet"])

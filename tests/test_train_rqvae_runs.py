@@ -1,16 +1,27 @@
 """train_rqvae.py as a user runs it; test_contracts.py has what all training scripts promise."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, assert_refused, assert_same_weights, records, run_main, run_script
+import torch
+from conftest import (
+    ROOT,
+    assert_refused,
+    assert_same_weights,
+    records,
+    run_main,
+    run_script,
+    torchrun,
+)
 from tiny_items import SMALL, clusters, write_embeddings
 
 from semantic_ids.train_rqvae import main
+from semantic_ids.training import save_step
 
 SCRIPT = ROOT / "semantic_ids/train_rqvae.py"
 
@@ -69,6 +80,118 @@ def test_accumulation_equals_the_large_batch(base, tmp_path, ema):
 
 
 @pytest.mark.slow
+def test_a_rank_without_rows_counts_nothing(base, tmp_path):
+    """Of 541 items 487 train: in batches of 162 one is left, and the second rank takes part without any."""
+    path = write_embeddings(tmp_path / "items.parquet", clusters(541))
+    flags = [*base, "--use_ema_vq", "--embeddings_path", path, "--num_epochs", 3]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run_script(SCRIPT, *flags, "--batch_size", 162, "--checkpoint_dir", one).returncode == 0
+    result = torchrun(SCRIPT, *flags, "--batch_size", 81, "--checkpoint_dir", two)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert_same_weights(one / "final_model.pth", two / "final_model.pth", rtol=1e-3)
+
+
+# ---------------------------------------------------------------- resume
+
+
+def trained(base, out, *flags):
+    """A run in this process; what it printed."""
+    result = run_main(main, *base, "--checkpoint_dir", out, *flags)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+STEPS = "--max_steps", 40, "--save_every_steps", 10, "--keep_last", 0
+
+
+@pytest.fixture(scope="module")
+def whole(embeddings, tmp_path_factory) -> Path:
+    """A finished run of 40 steps, with its checkpoints."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    trained(["--embeddings_path", embeddings, *SMALL.split()], out, *STEPS)
+    return out
+
+
+def test_resume_is_exact_after_steps_that_were_left_out(base, tmp_path):
+    """One item so large that the loss of its batch is infinite: a step of each epoch is left out."""
+    vectors = clusters()
+    vectors[7] = 3e25
+    path = write_embeddings(tmp_path / "items.parquet", vectors)
+    flags = *STEPS, "--input_scale", "raw", "--no-use_kmeans_init", "--embeddings_path", path
+    flags = *flags, "--steps_per_val_log", 1000, "--val_split", 0
+    with pytest.MonkeyPatch.context() as patch:  # validation would refuse the infinite loss
+        patch.setattr("semantic_ids.training.validate", lambda *_: None)
+        patch.setattr("semantic_ids.train_rqvae.finish", lambda run, *_: save_step(run))
+        assert "non-finite loss" in trained(base, tmp_path / "whole", *flags)
+        middle = tmp_path / "whole/checkpoint_step_20.pth"
+        said = trained(base, tmp_path / "resumed", *flags, "--resume", middle)
+    assert "not exact" not in said
+    assert_same_weights(*(tmp_path / f"{name}/checkpoint_step_40.pth" for name in ("whole", "resumed")))
+
+
+def test_resume_before_the_newest_checkpoint_sets_later_ones_aside(base, whole, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "run")
+    newest = (out / "checkpoint_step_40.pth").read_bytes()
+    (out / "abandoned_checkpoint_step_40.pth").write_text("of an earlier time")
+    flags = *STEPS, "--keep_last", 2, "--save_every_steps", 5, "--max_steps", 30
+    said = trained(base, out, *flags, "--resume", out / "checkpoint_step_20.pth")
+    assert "2, are now abandoned_checkpoint_step_N.pth" in said
+    assert {path.name for path in out.glob("*checkpoint*")} == {
+        "checkpoint_step_25.pth", "checkpoint_step_30.pth", "abandoned_checkpoint_step_30.pth",
+        "abandoned_checkpoint_step_40.pth", "abandoned_2_checkpoint_step_40.pth",
+    }  # fmt: skip
+    assert (out / "abandoned_2_checkpoint_step_40.pth").read_bytes() == newest
+    assert "checkpoint_step_30.pth, epoch" in trained(base, out, *flags, "--resume", "auto")
+    # Another run's folder is not touched
+    before = {path.name for path in whole.iterdir()}
+    said = trained(base, tmp_path / "other", *STEPS, "--resume", whole / "checkpoint_step_20.pth")
+    assert "abandoned" not in said and {path.name for path in whole.iterdir()} == before
+
+
+def unbeatable(checkpoint: Path, copy: Path) -> Path:
+    """The checkpoint with a best value that no model reaches."""
+    state = torch.load(checkpoint, weights_only=True)
+    state["progress"]["best"] = -1e9
+    torch.save(state, copy)
+    return copy
+
+
+def test_a_best_value_without_its_model_does_not_count(base, whole, tmp_path):
+    """In a new folder, also where no step is left, and where an abandoned run wrote the best model later."""
+    checkpoint = unbeatable(whole / "checkpoint_step_20.pth", tmp_path / "checkpoint_step_20.pth")
+    trained(base, tmp_path / "new", *STEPS, "--resume", checkpoint)
+    assert step_of(tmp_path / "new/best_model.pth") > 20
+    trained(base, tmp_path / "end", *STEPS, "--resume", whole / "checkpoint_step_40.pth")
+    assert step_of(tmp_path / "end/best_model.pth") == 40
+    back = shutil.copytree(whole, tmp_path / "back")
+    assert step_of(back / "best_model.pth") == 40
+    trained(base, back, *STEPS, "--max_steps", 30, "--resume", shutil.copy(checkpoint, back))
+    assert step_of(back / "best_model.pth") == 30
+
+
+def test_a_best_value_of_another_metric_does_not_count(base, whole, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "run")
+    flags = "--best_metric", "reconstruction_cosine", "--max_steps", 50
+    said = trained(base, out, *STEPS, *flags, "--resume", "auto")
+    assert "not exact, --best_metric was val_loss, is reconstruction_cosine" in said
+    best = torch.load(out / "best_model.pth", weights_only=True)["progress"]
+    assert best["best"] == best["validation"]["metrics/reconstruction_cosine"] and best["step"] == 50
+
+
+def test_changed_moving_averages_are_not_exact(base, tmp_path):
+    flags = "--use_ema_vq", "--max_steps", 4
+    trained(base, tmp_path / "run", *flags)
+    said = trained(
+        base, tmp_path / "run", *flags, "--resume", "auto", "--ema_decay", 0.9, "--ema_epsilon", 0.1
+    )
+    assert "not exact, --ema_decay was 0.99, is 0.9" in said and "--ema_epsilon was 1e-05, is 0.1" in said
+
+
+def step_of(path: Path) -> int:
+    return torch.load(path, weights_only=True)["progress"]["step"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1000, 540, 100, 7])
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_an_epoch_ends_at_any_batch_size_and_reset_interval(base, tmp_path, batch_size, every):
@@ -106,6 +229,9 @@ def test_bad_embeddings_are_named(base, tmp_path):
     refused("row 8 (B00007)", "all zero", vectors=bad)
     refused("--item_embedding_dim 20", vectors=vectors[:, :20])
     refused("row 50: item A stands in row 1 too", ids=["A", *map(str, range(48)), "A"])
+    doubles = pa.table({"parent_asin": ["a", "b"], "embedding": [[1.0] * 24, [1.0] * 23 + [1e300]]})
+    pq.write_table(doubles, tmp_path / "doubles.parquet")  # float32 holds none of 1e300
+    refused("row 2 (b)", "not finite", path=tmp_path / "doubles.parquet")
     pq.write_table(pa.table({"parent_asin": ["a"]}), tmp_path / "column.parquet")
     refused("no column 'embedding'", path=tmp_path / "column.parquet")
     ragged = pa.table({"parent_asin": ["a", "b"], "embedding": [[1.0, 2.0], [1.0]]})
