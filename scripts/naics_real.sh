@@ -2,7 +2,7 @@
 # The published result on the official 2022 workbooks: the n-gram space over three seeds, and one in 16 dimensions.
 #   REAL_DATA_DIR=... bash scripts/naics_real.sh [OUT [RUN ...]]     (twenty minutes a run on one core; run again to go on)
 # A RUN is seed-N, narrow-N (16 dimensions), minilm-N (all-MiniLM-L6-v2 with LoRA, for a GPU) or minilm_short-N (the same
-# in 180 steps in place of 600: an hour on one core, and 12 GB), N being the seed; `data` only prepares.
+# in 180 steps in place of 600: an hour on two cores, and 12 GB), N being the seed; `data` only prepares.
 # REAL_DATA_DIR holds naics/2022/*.xlsx; without it they are downloaded. MINILM is a folder of that model, if it is not
 # the package's, and PYTHON another interpreter than .venv's. Ends in a table of the sealed test split.
 set -euo pipefail
