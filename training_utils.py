@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -335,7 +335,8 @@ def leave_later_ones(best: Path, step: int, world: World, pattern: str = "checkp
     world.gather(None)  # before anything moves
     for at, _, path in _checkpoints(best.parent, pattern) if world.is_main else ():
         if at > step:
-            aside = path.rename(path.with_name(f"abandoned-{path.name}"))
+            names = (path.with_name(f"abandoned{number or ''}-{path.name}") for number in count())
+            aside = path.rename(next(name for name in names if not name.exists()))
             print(f"resume: a checkpoint beyond step {step} is now {aside}", flush=True)
     return has_best
 

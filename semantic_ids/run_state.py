@@ -1,7 +1,6 @@
 """An RQ-VAE's run: its optimizer and schedule, where it has got to, and how it resumes."""
 
 import math
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,12 @@ from training_utils import (
     World,
     describe_run,
     latest_checkpoint,
+    leave_later_ones,
     load_checkpoint,
     make_grad_scaler,
-    read_checkpoint,
 )
 
+CHECKPOINTS = "checkpoint_step_*.pth"
 KMEANS_ITEMS = 65_536  # at most, to start the codebooks from
 BASE_RATE = 1.0  # the schedule gives the learning rate itself
 WEIGHT_DECAY = 0.01
@@ -97,7 +97,7 @@ def start_run(
     out = Path(config.checkpoint_dir)
     if out.exists() and not out.is_dir():
         raise InputError(f"--checkpoint_dir {out}: is a file; name a folder")
-    if not config.resume and any(out.glob("checkpoint_step_*.pth")):
+    if not config.resume and any(out.glob(CHECKPOINTS)):
         raise InputError(
             f"--checkpoint_dir {out}: already holds a run; add --resume auto to go on, or name another folder"
         )
@@ -115,7 +115,7 @@ def start_run(
     run = Run(config, world, device, model, num_items, progress)
     path = config.resume
     if path == "auto":
-        path = latest_checkpoint(out, "checkpoint_step_*.pth")
+        path = latest_checkpoint(out, CHECKPOINTS)
     if path:
         _resume(run, Path(path))
     elif config.resume:
@@ -155,7 +155,6 @@ def _resume(run: Run, path: Path) -> None:
     kept = ("epoch", "step", "best", "stale_validations", "validated")
     run.progress.update({name: stored[name] for name in kept})
     run.progress["batch"] = min(rows_done // run.global_batch, run.batches_per_epoch)
-    _check_best(run, stored["config"].get("best_metric"))
     # This command's settings rule, not those the optimizer was stored with. The schedule counts the steps
     # that were made, `progress` those left out as well.
     run.scheduler.base_lrs = [BASE_RATE] * len(run.optimizer.param_groups)
@@ -163,44 +162,16 @@ def _resume(run: Run, path: Path) -> None:
     for group in run.optimizer.param_groups:
         group.update(initial_lr=BASE_RATE, lr=rate, weight_decay=WEIGHT_DECAY)
     run.say(f"resume: {path}, epoch {run.progress['epoch'] + 1}, step {run.progress['step']}")
-    # After the checkpoint that `auto` takes there are none but damaged ones, which it skips.
-    out = Path(run.config.checkpoint_dir)
-    if run.world.is_main and run.config.resume != "auto" and path.resolve().parent == out.resolve():
-        _set_aside(run, out)
-
-
-def _check_best(run: Run, metric: str | None) -> None:
-    """The best value so far counts if it is of the same `metric`, and best_model.pth is what it was measured
-    of: not if the folder is a new one, or a run that was abandoned wrote a later best model.
-    """
-    progress = run.progress
-    try:
-        best = read_checkpoint(Path(run.config.checkpoint_dir) / "best_model.pth")["progress"].get("best")
-    except InputError:  # none, or damaged
-        best = None
-    if metric != run.config.best_metric:
-        progress["stale_validations"] = 0
-    elif best == progress["best"]:
-        return
-    progress["best"], progress["validated"] = None, 0  # so that the run ends with a best model of its own
+    best = Path(run.config.checkpoint_dir) / "best_model.pth"
+    has_best = leave_later_ones(best, run.progress["step"], run.world, CHECKPOINTS)
+    same_metric = stored["config"].get("best_metric") == run.config.best_metric
+    if not same_metric:
+        run.progress["stale_validations"] = 0
+    if not (has_best and same_metric):
+        run.progress.update(best=None, validated=0)  # so that the run ends with a best model of its own
 
 
 def step_checkpoints(out: Path) -> list[tuple[int, Path]]:
     """(step, file) of every checkpoint_step_N.pth, in the order of steps."""
-    found = [(path.stem.rpartition("_")[2], path) for path in out.glob("checkpoint_step_*.pth")]
+    found = [(path.stem.rpartition("_")[2], path) for path in out.glob(CHECKPOINTS)]
     return sorted((int(step), path) for step, path in found if step.isdecimal())
-
-
-def _set_aside(run: Run, out: Path) -> None:
-    """Rename checkpoints of later steps. Their run is abandoned, but `--resume auto` would go back to it, and
-    `--keep_last` would keep them and delete this run's own.
-    """
-    later = [path for step, path in step_checkpoints(out) if step > run.progress["step"]]
-    for path in later:
-        number, aside = 1, path.with_name(f"abandoned_{path.name}")
-        while aside.exists():
-            number += 1
-            aside = path.with_name(f"abandoned_{number}_{path.name}")
-        os.rename(path, aside)
-    if later:
-        run.say(f"resume: checkpoints of later steps, {len(later)}, are now abandoned_checkpoint_step_N.pth")

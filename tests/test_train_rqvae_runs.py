@@ -132,15 +132,15 @@ def test_resume_is_exact_after_steps_that_were_left_out(base, tmp_path):
 def test_resume_before_the_newest_checkpoint_sets_later_ones_aside(base, whole, tmp_path):
     out = shutil.copytree(whole, tmp_path / "run")
     newest = (out / "checkpoint_step_40.pth").read_bytes()
-    (out / "abandoned_checkpoint_step_40.pth").write_text("of an earlier time")
+    (out / "abandoned-checkpoint_step_40.pth").write_text("of an earlier time")
     flags = *STEPS, "--keep_last", 2, "--save_every_steps", 5, "--max_steps", 30
     said = trained(base, out, *flags, "--resume", out / "checkpoint_step_20.pth")
-    assert "2, are now abandoned_checkpoint_step_N.pth" in said
+    assert "abandoned-checkpoint_step_30.pth" in said and "abandoned1-checkpoint_step_40.pth" in said
     assert {path.name for path in out.glob("*checkpoint*")} == {
-        "checkpoint_step_25.pth", "checkpoint_step_30.pth", "abandoned_checkpoint_step_30.pth",
-        "abandoned_checkpoint_step_40.pth", "abandoned_2_checkpoint_step_40.pth",
+        "checkpoint_step_25.pth", "checkpoint_step_30.pth", "abandoned-checkpoint_step_30.pth",
+        "abandoned-checkpoint_step_40.pth", "abandoned1-checkpoint_step_40.pth",
     }  # fmt: skip
-    assert (out / "abandoned_2_checkpoint_step_40.pth").read_bytes() == newest
+    assert (out / "abandoned1-checkpoint_step_40.pth").read_bytes() == newest
     assert "checkpoint_step_30.pth, epoch" in trained(base, out, *flags, "--resume", "auto")
     # Another run's folder is not touched
     before = {path.name for path in whole.iterdir()}
